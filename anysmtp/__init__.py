@@ -1,0 +1,72 @@
+"""anysmtp: an SMTP client for structured concurrency, under asyncio and trio."""
+
+from __future__ import annotations
+
+from . import errors, sasl
+from ._client import SMTP, Borrowed
+from ._clock import Timeouts
+from ._connect import create_tls_context
+from ._connection import SMTPConnection
+from ._delivery import Delivery, Outcome
+from ._envelope import AddressLike, Envelope, Receipt, Recipients
+from ._mailer import Mailer, RawMessage, SendOptions
+from ._protocol._extensions import Extensions
+from ._reply import Reply
+from ._send import send
+from ._settings import Options, TLSMode
+from ._version import __version__
+from .errors import (
+    SMTPAuthenticationError,
+    SMTPConnectError,
+    SMTPDataError,
+    SMTPException,
+    SMTPHeloError,
+    SMTPMessageTooLarge,
+    SMTPNotSupported,
+    SMTPProtocolError,
+    SMTPRecipientsRefused,
+    SMTPResponseException,
+    SMTPSenderRefused,
+    SMTPServerDisconnected,
+    SMTPTimeoutError,
+    SMTPTLSError,
+)
+
+__all__ = [
+    "AddressLike",
+    "Borrowed",
+    "Delivery",
+    "Envelope",
+    "Extensions",
+    "Mailer",
+    "Options",
+    "Outcome",
+    "RawMessage",
+    "Receipt",
+    "Recipients",
+    "Reply",
+    "SMTP",
+    "SMTPAuthenticationError",
+    "SMTPConnectError",
+    "SMTPConnection",
+    "SMTPDataError",
+    "SMTPException",
+    "SMTPHeloError",
+    "SMTPMessageTooLarge",
+    "SMTPNotSupported",
+    "SMTPProtocolError",
+    "SMTPRecipientsRefused",
+    "SMTPResponseException",
+    "SMTPSenderRefused",
+    "SMTPServerDisconnected",
+    "SMTPTLSError",
+    "SMTPTimeoutError",
+    "SendOptions",
+    "TLSMode",
+    "Timeouts",
+    "__version__",
+    "create_tls_context",
+    "errors",
+    "sasl",
+    "send",
+]

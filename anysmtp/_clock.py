@@ -1,0 +1,167 @@
+"""Timeouts: how long the client waits for the network by itself, as a safety net.
+
+The caller's cancel scopes are the timeouts of this library; these are for those who set none. One
+cancel scope stands around each call and its deadline moves with each flight, so that waiting
+for a lock, for the pool or for the caller's own code is never timed, and a large message
+that makes progress never expires.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from types import EllipsisType, TracebackType
+from typing import TYPE_CHECKING, ClassVar
+
+import anyio
+
+from .errors import SMTPException, SMTPServerDisconnected, SMTPTimeoutError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Timeouts:
+    """Seconds of waiting per flight; None: no limit.
+
+    ``command`` and ``data`` are ``default`` unless they are given. As the ``timeout`` of a client
+    a bare number stands for ``default`` and ``connect``; it does not shorten ``final``, because a
+    client that gives up there has mail in doubt. ValueError for numbers that are not above 0.
+    """
+
+    RFC5321: ClassVar[Timeouts]
+    """The minimums of RFC 5321 section 4.5.3.2."""
+
+    default: float | None
+    connect: float | None
+    """DNS, TCP, TLS, greeting, EHLO and login, all together."""
+    command: float | None
+    """The reply to a command."""
+    data: float | None
+    """The reply to DATA, and the server taking the next piece of the message."""
+    final: float | None
+    """The reply to the end of the message."""
+
+    def __init__(
+        self,
+        default: float | None = 60,
+        *,
+        connect: float | None = 30,
+        command: float | EllipsisType | None = ...,
+        data: float | EllipsisType | None = ...,
+        final: float | None = 600,
+    ) -> None:
+        values = {
+            "default": default,
+            "connect": connect,
+            "command": default if isinstance(command, EllipsisType) else command,
+            "data": default if isinstance(data, EllipsisType) else data,
+            "final": final,
+        }
+        for field in fields(self):
+            object.__setattr__(self, field.name, _checked(field.name, values[field.name]))
+
+    @classmethod
+    def of(cls, timeout: Timeouts | float | None) -> Timeouts:
+        """What the ``timeout`` argument of a client stands for."""
+        if isinstance(timeout, Timeouts):
+            return timeout
+        if timeout is None:
+            return cls(None, connect=None, final=None)
+        _checked("timeout", timeout)
+        return cls(timeout, connect=timeout, final=max(timeout, 600))
+
+    def for_reply(self, verb: str) -> float | None:
+        """Seconds for the reply to a command of the state tables."""
+        if verb == ".":
+            return self.final
+        if verb == "greeting":
+            return self.connect
+        return self.data if verb == "DATA" else self.command
+
+
+def _checked(name: str, seconds: object) -> float | None:
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{name} is a number of seconds or None, not {seconds!r}")
+    if not seconds > 0:
+        raise ValueError(f"{name} must be above 0 seconds, not {seconds!r}")
+    return seconds
+
+
+Timeouts.RFC5321 = Timeouts(300, connect=300, command=300, data=180, final=600)
+
+
+class Clock:
+    """The cancel scope around one call; entered once.
+
+    Leaving it by its own deadline raises SMTPTimeoutError; by `abort`, SMTPServerDisconnected. An
+    expiry or cancellation of the caller's passes through, also when both come together.
+    """
+
+    __slots__ = ("_aborted", "_held", "_scope", "_seconds", "_server", "_waiting_for", "hint")
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._held = False
+        self._aborted: str | None = None
+        self._waiting_for = ""
+        self._seconds: float | None = None
+        self._scope = anyio.CancelScope()
+        self.hint = ""
+        """What to tell the user if the deadline passes."""
+
+    def start(self, seconds: float | None, waiting_for: str) -> None:
+        """From now on, so many seconds for this; no effect while the clock is held."""
+        if self._held:
+            self._waiting_for = waiting_for
+            return
+        self._seconds, self._waiting_for = seconds, waiting_for
+        self._scope.deadline = math.inf if seconds is None else anyio.current_time() + seconds
+
+    def stop(self) -> None:
+        """What follows is not timed."""
+        if not self._held and self._seconds is not None:
+            self._seconds = None
+            self._scope.deadline = math.inf
+
+    def hold(self, seconds: float | None, waiting_for: str) -> None:
+        """So many seconds for all that follows until `release`, which may be several flights."""
+        self.start(seconds, waiting_for)
+        self._held = True
+
+    def release(self) -> None:
+        self._held = False
+        self.stop()
+
+    def abort(self, reason: str) -> None:
+        """End the call now: what waits in it is cancelled."""
+        self._aborted = reason
+        self._scope.cancel()
+
+    def __enter__(self) -> Self:
+        self._scope.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._scope.__exit__(exc_type, exc, traceback):
+            raise self._error() from None
+
+    def _error(self) -> SMTPException:
+        if self._aborted is not None:
+            return SMTPServerDisconnected(
+                self._aborted, server=self._server, connection_closed=True
+            )
+        return SMTPTimeoutError(
+            f"nothing came within {self._seconds:g} seconds{self.hint}",
+            server=self._server,
+            command=self._waiting_for,
+            connection_closed=True,
+        )

@@ -1,0 +1,244 @@
+"""From an endpoint to a byte stream: TCP, unix socket, anything connectable, and TLS on top.
+
+The one place that knows sockets and ssl, and that turns their errors, and anyio's, into ours:
+`connection_error`, `tls_error` and `stream_error`, each most specific first. `TimeoutError`
+and `ssl.SSLError` are `OSError`s; anyio's `BrokenResourceError` and `EndOfStream` are not.
+
+A stream of ours counts as local, so that a secret may cross it in clear, only if it is a unix
+socket, or a TCP connection that was opened here to a loopback address: never by name, nor
+through a connectable (``ssh -D`` listens on 127.0.0.1).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import anyio
+from anyio.abc import ByteStream, ByteStreamConnectable, SocketAttribute
+from anyio.streams.tls import TLSAttribute, TLSStream
+
+from ._reply import Reply
+from .errors import SMTPConnectError, SMTPException, SMTPServerDisconnected, SMTPTLSError
+
+# What a stream raises when the network, the peer or another task has ended it.
+STREAM_ERRORS = (
+    OSError,
+    anyio.EndOfStream,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    anyio.BusyResourceError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is, and how to get there."""
+
+    hostname: str
+    port: int | None
+    connectable: ByteStreamConnectable | os.PathLike[str] | None = None
+    source_address: tuple[str, int | None] | None = None
+
+    def __str__(self) -> str:
+        if isinstance(self.connectable, os.PathLike):
+            return os.fspath(self.connectable)
+        host = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
+        return host if self.port is None else f"{host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Link:
+    """An open stream, and what it is to the client."""
+
+    stream: ByteStream
+    server: str
+    """The server in messages, as ``"smtp.example.com:587"``."""
+    hostname: str
+    """The name that the server's certificate must be for."""
+    is_local: bool = False
+    """Whether it never leaves this machine, for certain."""
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self.stream.extra(TLSAttribute.ssl_object, None) is not None
+
+    @property
+    def address_literal(self) -> str:
+        """This side's address as EHLO gives it (RFC 5321 section 4.1.3)."""
+        address = self.stream.extra(SocketAttribute.local_address, None)
+        if not isinstance(address, tuple):
+            return "[127.0.0.1]"
+        host = address[0].partition("%")[0]
+        return f"[IPv6:{host}]" if ":" in host else f"[{host}]"
+
+
+async def open_link(endpoint: Endpoint) -> Link:
+    """Connect. SMTPConnectError if that does not work."""
+    is_local = False
+    try:
+        if isinstance(endpoint.connectable, os.PathLike):
+            stream: ByteStream = await anyio.connect_unix(os.fspath(endpoint.connectable))
+            is_local = True
+        elif endpoint.connectable is not None:
+            stream = await endpoint.connectable.connect()
+        else:
+            assert endpoint.port is not None
+            host, port = endpoint.source_address or (None, None)
+            stream = await anyio.connect_tcp(
+                endpoint.hostname, endpoint.port, local_host=host, local_port=port
+            )
+            is_local = _is_loopback(stream)
+    except (*STREAM_ERRORS, UnicodeError) as error:
+        raise connection_error(error, str(endpoint)) from error
+    return Link(stream, str(endpoint), endpoint.hostname, is_local)
+
+
+async def encrypt(link: Link, context: ssl.SSLContext, *, hint: str) -> None:
+    """Put TLS on the link (RFC 8314 section 3). SMTPTLSError, with the stream closed, if it fails.
+
+    The closing handshake is left out: an SMTP session ends with QUIT, and every message with a
+    reply, so a cut can be told without it.
+    """
+    try:
+        link.stream = await TLSStream.wrap(
+            link.stream,
+            server_side=False,
+            hostname=link.hostname.rstrip("."),
+            ssl_context=context,
+            standard_compatible=False,
+        )
+    except (*STREAM_ERRORS, ValueError) as error:
+        await close(link)
+        raise tls_error(error, link, hint) from error
+    except BaseException:
+        await close(link)
+        raise
+
+
+async def close(link: Link) -> None:
+    """Close the stream at once, without saying good-bye.
+
+    Shielded, because a caller that is cancelled must close all the same; bounded, because closing
+    by force does not wait.
+    """
+    # Whatever a stream says of its own closing: it is not to be used any more.
+    with suppress(*STREAM_ERRORS), anyio.CancelScope(shield=True):
+        await anyio.aclose_forcefully(link.stream)
+
+
+def looks_alive(stream: ByteStream) -> bool:
+    """Whether nothing has come over an idle connection: no late reply, and no end of it.
+
+    A look, not a question: it costs no round trip and cannot hang. A TLS record can wait inside
+    the TLS object, where poll does not see it. Streams without a socket are trusted; if they are
+    dead after all, the message is not sent and goes over a fresh connection.
+    """
+    tls = stream.extra(TLSAttribute.ssl_object, None)
+    if tls is not None:
+        try:
+            tls.read(1)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            return False
+        else:
+            return False
+    sock = stream.extra(SocketAttribute.raw_socket, None)
+    if sock is None or not hasattr(select, "poll"):
+        return True
+    if sock.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return not poll.poll(0)
+
+
+def create_tls_context(
+    *,
+    validate_certs: bool = True,
+    cafile: str | os.PathLike[str] | None = None,
+    cadata: str | bytes | None = None,
+    client_cert: str | os.PathLike[str] | None = None,
+    client_key: str | os.PathLike[str] | None = None,
+    client_key_password: str | None = None,
+) -> ssl.SSLContext:
+    """Make an SSLContext for ``tls_context``.
+
+    ``cafile`` (a path) or ``cadata`` (PEM text or DER bytes) replace the system's certificate
+    authorities; ``client_cert`` and ``client_key`` are paths of the client's own certificate and
+    key in PEM. ``validate_certs=False`` accepts any certificate for any name.
+
+    Reads files, so make it once, outside of the event loop's hot paths. OSError or ssl.SSLError
+    where a file cannot be read or is not what it should be; ValueError for a key without a
+    certificate.
+    """
+    context = ssl.create_default_context(cafile=cafile, cadata=cadata)
+    if not validate_certs:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if client_cert is not None:
+        context.load_cert_chain(client_cert, client_key, client_key_password)
+    elif client_key is not None:
+        raise ValueError("client_key without client_cert")
+    return context
+
+
+def connection_error(error: Exception, server: str) -> SMTPException:
+    """Why a connection could not be opened, as ours. The caller raises it from the error."""
+    return SMTPConnectError(_text(_reason(error)), server=server, connection_closed=True)
+
+
+def tls_error(error: Exception, link: Link, hint: str) -> SMTPException:
+    """Why a TLS handshake failed, as ours."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = (
+            f"the certificate of {link.hostname} was not accepted: {error.verify_message}; a "
+            "tls_context with cafile= trusts another authority, tls= sets another mode"
+        )
+    elif isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
+        reason = f"the server does not speak TLS here{hint}"
+    elif isinstance(error, STREAM_ERRORS) and not isinstance(error, ssl.SSLError):
+        reason = f"the connection was closed during the TLS handshake{hint}"
+    else:
+        reason = f"the TLS handshake failed: {_text(error)}"
+    return SMTPTLSError(reason, server=link.server, connection_closed=True)
+
+
+def stream_error(
+    error: Exception, server: str, *, greeted: bool, goodbye: Reply | None
+) -> SMTPException:
+    """Why a connection was lost, as ours: before the server's greeting there was none."""
+    if isinstance(error, anyio.EndOfStream):
+        reason = "the server closed the connection"
+    elif isinstance(error, ssl.SSLError):
+        reason = f"TLS failed: {_text(error)}"
+    else:
+        reason = f"the connection was lost: {_text(_reason(error))}"
+    kind = SMTPServerDisconnected if greeted else SMTPConnectError
+    return kind(reason, reply=goodbye, server=server, connection_closed=True)
+
+
+# OpenSSL's reasons when the peer's first octets are no TLS record; they differ by its version.
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
+
+
+def _is_loopback(stream: ByteStream) -> bool:
+    host = stream.extra(SocketAttribute.remote_address)[0]
+    address = ip_address(str(host).partition("%")[0])
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _reason(error: BaseException) -> BaseException:
+    """What the operating system said, where anyio has wrapped it, the first of several."""
+    cause = error.__cause__
+    first = next(iter(getattr(cause, "exceptions", ())), cause)
+    return first if isinstance(first, OSError) else error
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__

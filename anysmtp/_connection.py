@@ -1,0 +1,303 @@
+"""The command layer: one method per SMTP command, on one byte stream.
+
+A method sends its command and returns the server's reply; where the reply says no, it raises. A
+method called by one task while another's is under way waits for its turn. A method that is
+cancelled, or that times out, after its command was written closes the connection: the
+reply that nobody waits for must not be taken for another command's.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from anyio import to_thread
+from anyio.abc import ByteStream
+
+from . import _connect, _dialogue, sasl
+from ._channel import Channel
+from ._clock import Clock, Timeouts
+from ._connect import Link
+from ._delivery import Ledger
+from ._envelope import AddressLike, Job, Receipt
+from ._mailer import BaseMailer, RawMessage, raw_content
+from ._message import parse_address, parse_sender
+from ._protocol import _commands
+from ._protocol._commands import Command
+from ._protocol._extensions import Extensions
+from ._reply import Reply
+from .errors import (
+    SMTPDataError,
+    SMTPHeloError,
+    SMTPRecipientsRefused,
+    SMTPResponseException,
+    SMTPSenderRefused,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+# What these lead to is not a reply alone, so `command` must not send them.
+_METHODS = {
+    "AUTH": "login()",
+    "BDAT": "send_message()",
+    "DATA": "data()",
+    "QUIT": "quit()",
+    "STARTTLS": "starttls()",
+}
+
+
+class SMTPConnection(BaseMailer):
+    """One SMTP connection, on any byte stream.
+
+    Got from ``async with smtp.connection()``, or made on a stream of your own: then
+    ``hostname`` is the server's name (for its certificate and for messages), and the
+    greeting is read by the first method that is called.
+
+    Every method may raise SMTPServerDisconnected, SMTPTimeoutError or SMTPProtocolError (RFC 5321
+    section 3.8); the connection is closed then. After a refusal it goes on.
+    """
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        hostname: str = "localhost",
+        *,
+        timeout: Timeouts | float | None = 60,
+        local_hostname: str | None = None,
+        allow_plaintext_auth: bool = False,
+    ) -> None:
+        self._channel = Channel(Link(stream, hostname, hostname), Timeouts.of(timeout))
+        self._local_hostname = local_hostname
+        self._allow_plaintext_auth = allow_plaintext_auth
+        self._pipelining = True
+        self._is_retired = False
+
+    @property
+    def extensions(self) -> Extensions:
+        """What the server offers now; nothing before EHLO, and anew after STARTTLS."""
+        return self._channel.session.extensions
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be sent any more, as far as is known without asking."""
+        return not self._channel.is_open
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether TLS is on."""
+        return self._channel.link.is_encrypted
+
+    async def ehlo(self, local_hostname: str | None = None) -> Reply:
+        """EHLO (RFC 5321 section 4.1.1.1); ``extensions`` is what the reply offers.
+
+        Called without need by other methods, with HELO where it is refused. SMTPHeloError.
+        """
+        return await self._demand(_commands.ehlo(self._name(local_hostname)), SMTPHeloError)
+
+    async def helo(self, local_hostname: str | None = None) -> Reply:
+        """HELO (RFC 5321 section 4.1.1.1), after which nothing is offered. SMTPHeloError."""
+        return await self._demand(_commands.helo(self._name(local_hostname)), SMTPHeloError)
+
+    async def starttls(self, tls_context: ssl.SSLContext | None = None) -> Reply:
+        """STARTTLS, the TLS handshake, and EHLO again (RFC 3207).
+
+        Without a context the system's authorities must vouch for ``hostname``. SMTPNotSupported if
+        the server does not offer it. SMTPTLSError if the server refuses, or if the
+        handshake fails: then, and when it is cancelled, the connection is closed.
+        """
+        if tls_context is None:
+            tls_context = await to_thread.run_sync(_connect.create_tls_context)
+        context = tls_context
+
+        async def upgrade(clock: Clock) -> Reply:
+            name = self._name(None)
+            return await _dialogue.start_tls(self._channel, clock, context, name)
+
+        return await self._take_turn(upgrade)
+
+    async def login(self, *mechanisms: sasl.Mechanism) -> Reply:
+        """AUTH (RFC 4954), with the first of the mechanisms that the server offers.
+
+        SMTPAuthenticationError if the login is refused, if the server offers none of the
+        mechanisms, or if a secret would cross a network unencrypted; then nothing was sent. After a
+        cancellation the connection is closed.
+        """
+        if not mechanisms:
+            raise TypeError("login() needs a mechanism")
+
+        async def log_in(clock: Clock) -> Reply:
+            return await _dialogue.login(
+                self._channel, clock, mechanisms, allow_plaintext=self._allow_plaintext_auth
+            )
+
+        return await self._take_turn(log_in)
+
+    async def mail(self, sender: AddressLike, options: Iterable[str] = ()) -> Reply:
+        """MAIL (RFC 5321 section 4.1.1.2) with options such as ``"SIZE=1000"``.
+
+        ``""`` is the null reverse-path. SMTPSenderRefused.
+        """
+        mailbox = parse_sender(sender)
+        parameters = _commands.parameters(options)
+        path = "" if mailbox is None else mailbox.ascii or mailbox.utf8
+        command = _commands.mail(path, parameters)
+        return await self._demand(command, SMTPSenderRefused, ready=True)
+
+    async def rcpt(self, recipient: AddressLike, options: Iterable[str] = ()) -> Reply:
+        """RCPT (RFC 5321 section 4.1.1.3) with options such as ``"NOTIFY=NEVER"``.
+
+        SMTPRecipientsRefused.
+        """
+        mailbox = parse_address(recipient)
+        command = _commands.rcpt(mailbox.ascii or mailbox.utf8, _commands.parameters(options))
+        try:
+            return await self._demand(command, SMTPResponseException, ready=True)
+        except SMTPResponseException as error:
+            refused = SMTPRecipientsRefused({mailbox.given: error.reply})
+            raise _dialogue.located(refused, self._channel, command) from None
+
+    async def data(self, message: RawMessage) -> Reply:
+        """DATA (RFC 5321 section 4.1.1.4), the message, and the reply to its end.
+
+        Line ends become CRLF, dots are stuffed. SMTPDataError if the server refuses. A connection
+        that is lost or cancelled once the end of the message was written leaves it in doubt.
+        """
+        content = raw_content(message)
+
+        async def transfer(clock: Clock) -> Reply:
+            await _dialogue.demand(self._channel, clock, _commands.DATA, SMTPDataError)
+            return await _dialogue.transfer(self._channel, clock, content)
+
+        return await self._take_turn(transfer, ready=True)
+
+    async def rset(self) -> Reply:
+        """RSET (RFC 5321 section 4.1.1.5): no transaction is open afterwards."""
+        return await self._demand(_commands.RSET)
+
+    async def noop(self) -> Reply:
+        """NOOP (RFC 5321 section 4.1.1.9)."""
+        return await self._demand(_commands.NOOP)
+
+    async def vrfy(self, address: str) -> Reply:
+        """VRFY (RFC 5321 section 4.1.1.6). 252 is a yes that promises nothing."""
+        return await self._demand(_commands.with_argument("VRFY", address), ready=True)
+
+    async def expn(self, name: str) -> Reply:
+        """EXPN (RFC 5321 section 4.1.1.7): a mailing list's members, a line each."""
+        return await self._demand(_commands.with_argument("EXPN", name), ready=True)
+
+    async def help(self, topic: str = "") -> Reply:
+        """HELP (RFC 5321 section 4.1.1.8)."""
+        return await self._demand(_commands.with_argument("HELP", topic))
+
+    async def quit(self) -> Reply:
+        """QUIT (RFC 5321 section 4.1.1.10); the connection is closed whatever the reply says."""
+
+        async def leave(clock: Clock) -> Reply:
+            return await _dialogue.quit_now(self._channel, clock)
+
+        return await self._take_turn(leave)
+
+    async def command(self, line: str) -> Reply:
+        """Any other command, as a whole line; its reply, whatever the code says.
+
+        ValueError for control characters, and for the commands after which more than a reply has to
+        follow: they have methods.
+        """
+        command = Command(line)
+        if command.verb in _METHODS:
+            raise ValueError(f"{command.verb} is sent by {_METHODS[command.verb]}")
+
+        async def ask(clock: Clock) -> Reply:
+            return await _dialogue.ask(self._channel, clock, command)
+
+        return await self._take_turn(ask)
+
+    async def aclose(self) -> None:
+        """Close the connection at once, without QUIT; nothing happens if it is closed."""
+        await self._channel.break_off("the connection was closed")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        link = self._channel.link
+        tls = " TLS" if link.is_encrypted else ""
+        state = "closed" if self.is_closed else self._channel.session.phase
+        return f"<SMTPConnection {link.server}{tls} {state}>"
+
+    def retire(self) -> None:
+        """Called by the client to which the connection goes back: from now on, RuntimeError."""
+        self._is_retired = True
+
+    async def _deliver(self, job: Job, ledger: Ledger) -> Receipt:
+        async def transact(clock: Clock) -> Receipt:
+            return await _dialogue.deliver(
+                self._channel, clock, job, ledger, pipelining=self._pipelining
+            )
+
+        ledger.phase = "waiting"
+        return await self._take_turn(transact, ready=True)
+
+    async def _demand(
+        self,
+        command: Command,
+        refused: type[SMTPResponseException] = SMTPResponseException,
+        *,
+        ready: bool = False,
+    ) -> Reply:
+        async def demand(clock: Clock) -> Reply:
+            return await _dialogue.demand(self._channel, clock, command, refused)
+
+        return await self._take_turn(demand, ready=ready)
+
+    async def _take_turn(self, talk: Callable[[Clock], Awaitable[T]], *, ready: bool = False) -> T:
+        """Wait for the turn, and say something; after the greeting, and EHLO where needed."""
+        if self._is_retired:
+            raise RuntimeError("the connection was given back to its client")
+        channel = self._channel
+        async with channel.turn:
+            with Clock(channel.link.server) as clock:
+                await _dialogue.greet(channel, clock)
+                if ready and channel.session.phase == "greeted":
+                    await _dialogue.hello(channel, clock, self._name(None))
+                return await talk(clock)
+
+    def _name(self, local_hostname: str | None) -> str:
+        return local_hostname or self._local_hostname or self._channel.link.address_literal
+
+
+def connection_on(
+    channel: Channel,
+    *,
+    local_hostname: str,
+    allow_plaintext_auth: bool,
+    pipelining: bool,
+    require_all: bool,
+    add_missing_headers: bool,
+) -> SMTPConnection:
+    """The command layer on a channel that is open and logged in, as a client has it set."""
+    connection = SMTPConnection(
+        channel.link.stream,
+        channel.link.hostname,
+        local_hostname=local_hostname,
+        allow_plaintext_auth=allow_plaintext_auth,
+    )
+    connection._channel = channel
+    connection._pipelining = pipelining
+    connection._require_all = require_all
+    connection._add_missing_headers = add_missing_headers
+    return connection

@@ -1,0 +1,229 @@
+"""What is known about each recipient of one send, at every moment.
+
+Two faces of one book: a `Ledger` is written by the client as replies come in; a `Delivery` is the
+caller's view of it, which stays true after any end of the send, cancellation included. The
+client writes each fact in the same step in which it learns it, without an await in
+between: that is what makes the view true.
+
+The facts about a recipient move along these lines only::
+
+    not_sent ──(RCPT refused)──────────────> refused
+    not_sent ──(terminator about to leave)──> in_doubt ──(final reply)──> accepted | refused
+
+and back to not_sent, by `Ledger.start`, for those that a further attempt asks again: never from
+accepted or in_doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast, overload
+
+from ._envelope import Receipt
+from ._reply import Reply
+from .errors import SMTPException, is_final
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    K = TypeVar("K", default=None)
+else:
+    from typing import TypeVar
+
+    K = TypeVar("K")
+
+Outcome: TypeAlias = Literal["accepted", "refused", "not_sent", "in_doubt"]
+Phase: TypeAlias = Literal["waiting", "connecting", "envelope", "body", "reply", "done"]
+
+# From best to worst: what the server said yes to, said no to, was never asked, may have.
+_WORST: tuple[Outcome, ...] = ("accepted", "refused", "not_sent", "in_doubt")
+
+
+class Ledger:
+    """The book of one send: the client's side of a `Delivery`."""
+
+    __slots__ = (
+        "_facts",
+        "bytes_sent",
+        "bytes_total",
+        "error",
+        "message_id",
+        "phase",
+        "receipt",
+    )
+
+    def __init__(self) -> None:
+        self.phase: Phase = "waiting"
+        self.bytes_sent = 0
+        self.bytes_total: int | None = None
+        self.message_id: str | None = None
+        self.receipt: Receipt | None = None
+        self.error: BaseException | None = None
+        self._facts: dict[str, tuple[Outcome, Reply | None]] = {}
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no send has used this book yet."""
+        return not self._facts
+
+    @property
+    def outcome(self) -> Outcome:
+        outcomes: list[Outcome] = [outcome for outcome, _ in self._facts.values()]
+        return max(outcomes, key=_WORST.index)
+
+    def start(self, recipients: Iterable[str]) -> None:
+        """An attempt begins: these recipients will be asked for, and nothing is known of them."""
+        self.bytes_sent = 0
+        self.receipt = self.error = None
+        for key in recipients:
+            assert self._facts.get(key, ("not_sent", None))[0] not in ("accepted", "in_doubt")
+            self._facts[key] = ("not_sent", None)
+
+    def refuse(self, recipients: Iterable[str], reply: Reply) -> None:
+        self._write(recipients, "refused", reply)
+
+    def hand_over(self, recipients: Iterable[str]) -> None:
+        """The end of the message is about to leave: from here on the server may have it."""
+        self.phase = "reply"
+        self._write(recipients, "in_doubt", None)
+
+    def settle(self, recipients: Iterable[str], reply: Reply) -> None:
+        """The server's word on a message that it has."""
+        self._write(recipients, "accepted" if reply.is_positive else "refused", reply)
+
+    def finish(self, end: Receipt | BaseException) -> None:
+        self.phase = "done"
+        if isinstance(end, Receipt):
+            self.receipt = end
+        else:
+            self.error = end
+
+    def replies(self, outcome: Outcome) -> dict[str, Reply]:
+        """The recipients of which this is known, with the reply that says so."""
+        return {k: cast(Reply, reply) for k, (o, reply) in self._facts.items() if o == outcome}
+
+    def keys(self, outcome: Outcome) -> tuple[str, ...]:
+        """The recipients of which this is known."""
+        return tuple(key for key, (o, _) in self._facts.items() if o == outcome)
+
+    def retry_keys(self) -> tuple[str, ...]:
+        return tuple(
+            key
+            for key, (outcome, reply) in self._facts.items()
+            if outcome == "not_sent" or (outcome == "refused" and reply and reply.is_transient)
+        )
+
+    def _write(self, recipients: Iterable[str], outcome: Outcome, reply: Reply | None) -> None:
+        for key in recipients:
+            self._facts[key] = (outcome, reply)
+
+
+class Delivery(Generic[K]):
+    """A live view on one send: its progress, and whether it may be sent again after any end.
+
+    Make one, pass it to a send, and keep it: cancellation cannot carry it to you. Passed to a
+    second send of the same message it *resumes*: only `retry_recipients` are sent to, with the
+    same Message-ID; ValueError if there are none. One send at a time (RuntimeError).
+    """
+
+    key: K
+    """Whatever the caller wants to know this message by."""
+
+    @overload
+    def __init__(self: Delivery[None]) -> None: ...
+    @overload
+    def __init__(self, *, key: K) -> None: ...
+    def __init__(self, *, key: Any = None) -> None:
+        self.key = key
+        self._ledger = Ledger()
+
+    @property
+    def phase(self) -> Phase:
+        """Where the send is; ``"done"`` after any end."""
+        return self._ledger.phase
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The worst of the recipients' outcomes; None while the send is under way.
+
+        From best to worst: ``"accepted"``, ``"refused"``, ``"not_sent"`` (nothing was handed
+        over), ``"in_doubt"`` (the end of the message left and its reply never came, so the server
+        may have it: RFC 1047).
+        """
+        return self._ledger.outcome if self.phase == "done" else None
+
+    @property
+    def accepted(self) -> Mapping[str, Reply]:
+        """The recipients for which the server has the message, and its reply."""
+        return self._ledger.replies("accepted")
+
+    @property
+    def refused(self) -> Mapping[str, Reply]:
+        """The recipients that the server refused, and its reply to each."""
+        return self._ledger.replies("refused")
+
+    @property
+    def in_doubt(self) -> tuple[str, ...]:
+        """The recipients for which the server may have the message: never sent to again."""
+        return self._ledger.keys("in_doubt")
+
+    @property
+    def not_sent(self) -> tuple[str, ...]:
+        """The recipients for which the server certainly does not have the message."""
+        return self._ledger.keys("not_sent")
+
+    @property
+    def retry_recipients(self) -> tuple[str, ...]:
+        """The recipients that another send may reach: not_sent, and refused with 4yz."""
+        return self._ledger.retry_keys()
+
+    @property
+    def may_retry(self) -> bool:
+        """Whether there are `retry_recipients`, and nothing says that trying again is vain."""
+        return bool(self.retry_recipients) and not is_final(self._ledger.error)
+
+    @property
+    def message_id(self) -> str | None:
+        """The Message-ID, once it is known; a resumed send keeps it."""
+        return self._ledger.message_id
+
+    @property
+    def bytes_sent(self) -> int:
+        """Octets of the message that were written in the current or last attempt."""
+        return self._ledger.bytes_sent
+
+    @property
+    def bytes_total(self) -> int | None:
+        """Octets of the message, once it is serialised."""
+        return self._ledger.bytes_total
+
+    def result(self) -> Receipt:
+        """The Receipt, or the exception with which the send ended.
+
+        A cancelled send raises SMTPException that says so. RuntimeError while it is under way.
+        """
+        if self._ledger.receipt is not None:
+            return self._ledger.receipt
+        error = self.exception()
+        assert error is not None
+        raise error
+
+    def exception(self) -> BaseException | None:
+        """The exception with which the send ended, if it did not end with a Receipt."""
+        if self.phase != "done":
+            raise RuntimeError("the send has not ended")
+        return self._ledger.error
+
+    def __repr__(self) -> str:
+        key = "" if self.key is None else f" {self.key!r}"
+        return f"<Delivery{key} {self.outcome or self.phase}>"
+
+
+def ledger_of(delivery: Delivery[Any]) -> Ledger:
+    """The book behind a Delivery, for the client to write in."""
+    return delivery._ledger
+
+
+def cancelled(delivery: Delivery[Any] | None, outcome: Outcome) -> SMTPException:
+    """What a Delivery raises after its send was cancelled: cancellation itself is not kept."""
+    return SMTPException("the send was cancelled", delivery=delivery, outcome=outcome)

@@ -1,0 +1,292 @@
+"""What client and server say to each other, one function per conversation.
+
+Each is called by the holder of the channel's turn, under his clock, and leaves the session in a
+defined state: after a refusal the connection goes on, after anything worse it is closed.
+"""
+
+from __future__ import annotations
+
+import binascii
+import ssl
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from contextlib import suppress
+
+from ._channel import Body, Channel
+from ._clock import Clock
+from ._delivery import Ledger
+from ._envelope import Content, Job, Receipt
+from ._protocol import _commands
+from ._protocol._commands import Command
+from ._protocol._transaction import Transaction, needs_downgrade
+from ._reply import Reply
+from .errors import (
+    SMTPAuthenticationError,
+    SMTPConnectError,
+    SMTPDataError,
+    SMTPException,
+    SMTPHeloError,
+    SMTPNotSupported,
+    SMTPProtocolError,
+    SMTPResponseException,
+    SMTPTLSError,
+    with_outcome,
+)
+from .sasl import Mechanism, choose
+
+# A login takes two or three rounds; a server that asks on and on is not to be humoured.
+_MAX_CHALLENGES = 12
+# RFC 4954 section 4: 504 and 534 say "not this mechanism"; after any other refusal another try
+# with the same password would count against the account.
+_TRY_ANOTHER = frozenset({504, 534})
+
+
+async def ask(channel: Channel, clock: Clock, command: Command) -> Reply:
+    """Send one command; its reply, whatever it says."""
+    [awaited] = await channel.exchange([command], clock)
+    assert awaited.reply is not None
+    return awaited.reply
+
+
+async def demand(
+    channel: Channel,
+    clock: Clock,
+    command: Command,
+    refused: type[SMTPResponseException] = SMTPResponseException,
+) -> Reply:
+    """Send one command that must succeed; its reply, or ``refused`` raised."""
+    [awaited] = await channel.exchange([command], clock)
+    assert awaited.reply is not None
+    if not awaited.succeeded:
+        raise located(refused(awaited.reply), channel, command)
+    return awaited.reply
+
+
+def located(error: SMTPException, channel: Channel, command: Command) -> SMTPException:
+    """An error of a conversation, with where it comes from."""
+    error.server = channel.link.server
+    error.command = command.shown
+    error.connection_closed = not channel.is_open
+    return error
+
+
+async def greet(channel: Channel, clock: Clock) -> None:
+    """Read the server's greeting, if that has not been done (RFC 5321 section 3.1)."""
+    if channel.session.phase != "connected" or not channel.is_open:
+        return
+    if not channel.link.is_encrypted:
+        clock.hint = " (a server that expects TLS at once says nothing: tls='implicit')"
+    reply = await channel.read_greeting(clock)
+    clock.hint = ""
+    if not reply.is_positive:
+        await channel.break_off("the server does not want to talk")
+        raise located(SMTPConnectError(reply=reply), channel, _commands.GREETING)
+
+
+async def hello(channel: Channel, clock: Clock, local_hostname: str) -> Reply:
+    """EHLO; HELO where that is refused (RFC 5321 section 3.2)."""
+    ehlo = _commands.ehlo(local_hostname)
+    reply = await ask(channel, clock, ehlo)
+    if reply.is_positive:
+        return reply
+    if not channel.is_open:
+        raise located(SMTPHeloError(reply), channel, ehlo)
+    return await demand(channel, clock, _commands.helo(local_hostname), SMTPHeloError)
+
+
+async def start_tls(
+    channel: Channel, clock: Clock, context: ssl.SSLContext, local_hostname: str
+) -> Reply:
+    """STARTTLS, the handshake, and EHLO again (RFC 3207); the reply to STARTTLS.
+
+    SMTPNotSupported if the server does not offer it; SMTPTLSError if it refuses or fails.
+    """
+    if not channel.session.extensions.starttls:
+        error = SMTPNotSupported("the server does not offer STARTTLS")
+        raise located(error, channel, _commands.STARTTLS)
+    reply = await ask(channel, clock, _commands.STARTTLS)
+    if not reply.is_positive:
+        raise located(SMTPTLSError(reply=reply), channel, _commands.STARTTLS)
+    await channel.encrypt(context)
+    await hello(channel, clock, local_hostname)
+    return reply
+
+
+async def login(
+    channel: Channel,
+    clock: Clock,
+    mechanisms: Sequence[Mechanism],
+    *,
+    allow_plaintext: bool,
+) -> Reply:
+    """AUTH with the first mechanism that server and connection allow (RFC 4954)."""
+    reply: Reply | None = None
+    for mechanism in _usable(channel, mechanisms, allow_plaintext=allow_plaintext):
+        reply = await _authenticate(channel, clock, mechanism)
+        if reply.is_positive:
+            return reply
+        if reply.code not in _TRY_ANOTHER:
+            break
+    raise _login_error(channel, "", reply)
+
+
+def _usable(
+    channel: Channel, mechanisms: Sequence[Mechanism], *, allow_plaintext: bool
+) -> list[Mechanism]:
+    """The mechanisms to try in turn; raises if there is none. Nothing is sent."""
+    extensions = channel.session.extensions
+    if not extensions.auth:
+        later = ", before STARTTLS at least" if extensions.starttls else ""
+        raise _login_error(channel, f"the server offers no login (AUTH){later}", None)
+    offered = choose(mechanisms, extensions.auth)
+    if not offered:
+        wanted = ", ".join(mechanism.name for mechanism in mechanisms)
+        raise _login_error(
+            channel, f"the server offers {' '.join(extensions.auth)}, not {wanted}", None
+        )
+    if allow_plaintext or channel.link.is_encrypted or channel.link.is_local:
+        return offered
+    if not (safe := [mechanism for mechanism in offered if not mechanism.needs_encryption]):
+        raise _login_error(
+            channel,
+            "the login would cross the network unencrypted; tls= encrypts the connection, "
+            "allow_plaintext_auth=True permits it",
+            None,
+        )
+    return safe
+
+
+async def _authenticate(channel: Channel, clock: Clock, mechanism: Mechanism) -> Reply:
+    """One exchange of one mechanism; the server's last reply."""
+    try:
+        return await _exchange(channel, clock, mechanism)
+    except SMTPAuthenticationError as error:
+        await channel.break_off("the login was given up")
+        raise located(error, channel, _commands.AUTH) from error.__cause__
+
+
+async def _exchange(channel: Channel, clock: Clock, mechanism: Mechanism) -> Reply:
+    exchange = mechanism.start()
+    initial = exchange.initial_response()
+    command = _commands.auth(mechanism.name, None if initial is None else _encoded(initial))
+    # What does not fit the line of AUTH is asked for by a challenge of its own.
+    left_out = None if command.is_secret else initial
+    reply = await ask(channel, clock, command)
+    for _ in range(_MAX_CHALLENGES):
+        if not reply.is_intermediate:
+            if reply.is_positive:
+                exchange.finish()
+            return reply
+        challenge = await _challenge(channel, reply)
+        response = exchange.step(challenge) if left_out is None else left_out
+        left_out = None
+        text = "*" if response is None else _encoded(response)
+        reply = await ask(channel, clock, _commands.auth_response(text))
+    raise SMTPAuthenticationError(f"more than {_MAX_CHALLENGES} challenges", reply=reply)
+
+
+async def _challenge(channel: Channel, reply: Reply) -> bytes:
+    try:
+        return b64decode(reply.text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        await channel.break_off("the server sent a challenge that is not base64")
+        failure = SMTPProtocolError("a challenge that is not base64", reply=reply)
+        raise located(failure, channel, _commands.AUTH) from error
+
+
+def _encoded(response: bytes) -> str:
+    return b64encode(response).decode()
+
+
+def _login_error(channel: Channel, message: str, reply: Reply | None) -> SMTPException:
+    return located(SMTPAuthenticationError(message, reply=reply), channel, _commands.AUTH)
+
+
+async def deliver(
+    channel: Channel, clock: Clock, job: Job, ledger: Ledger, *, pipelining: bool
+) -> Receipt:
+    """One mail transaction (RFC 5321 section 3.3); its Receipt, or why there is none."""
+    session = channel.session
+    content = job.content
+    if needs_downgrade(content, session.extensions) and job.downgrade is not None:
+        clock.stop()
+        content = await job.downgrade()
+    try:
+        transaction = Transaction(
+            job,
+            content,
+            session.extensions,
+            ledger,
+            reset_first=session.may_have_transaction,
+            pipelining=pipelining,
+            refused_in_a_row=session.refused_in_a_row,
+        )
+        ledger.phase, ledger.bytes_total = "envelope", content.size
+        await _run(channel, clock, transaction, content, ledger)
+        return transaction.result(channel.link.server)
+    except SMTPException as error:
+        error.server = channel.link.server
+        error.connection_closed = not channel.is_open
+        raise
+
+
+async def transfer(channel: Channel, clock: Clock, content: Content) -> Reply:
+    """A message alone, after 354; the reply to its end, or SMTPDataError."""
+    final: list[Reply] = []
+    left: list[None] = []
+    body = Body(
+        content.chunks(),
+        content.size,
+        take_final=final.append,
+        hand_over=lambda: left.append(None),
+        progress=_ignore,
+    )
+    try:
+        await channel.send_message(body, clock)
+    except SMTPException as error:
+        raise with_outcome(error, "in_doubt" if left else "not_sent") from error.__cause__
+    if not final[0].is_positive:
+        raise located(SMTPDataError(final[0]), channel, _commands.END_OF_DATA)
+    return final[0]
+
+
+async def _run(
+    channel: Channel, clock: Clock, transaction: Transaction, content: Content, ledger: Ledger
+) -> None:
+    """Write the flights of a transaction and read their replies."""
+
+    def progress(octets: int) -> None:
+        ledger.bytes_sent += octets
+
+    while flight := transaction.flight():
+        await channel.exchange(flight, clock, transaction.take)
+    channel.is_stale = transaction.is_stale
+    if transaction.end == "message":
+        ledger.phase = "body"
+        body = Body(
+            content.chunks(),
+            content.size,
+            take_final=transaction.take_final,
+            hand_over=transaction.hand_over,
+            progress=progress,
+        )
+        await channel.send_message(body, clock)
+    elif transaction.end == "lone dot":
+        nothing = Body((), 0, take_final=_ignore, hand_over=_ignore, progress=_ignore)
+        # Whatever becomes of it, the server's refusals before it are the result.
+        with suppress(SMTPException):
+            await channel.send_message(nothing, clock)
+    took_nobody = transaction.took_nobody
+    channel.session.refused_in_a_row = channel.session.refused_in_a_row + 1 if took_nobody else 0
+
+
+def _ignore(*_: object) -> None:
+    """A lone dot hands nothing over, and the reply to it means nothing."""
+
+
+async def quit_now(channel: Channel, clock: Clock) -> Reply:
+    """QUIT (RFC 5321 section 4.1.1.10), and close the connection whatever the server says."""
+    try:
+        return await ask(channel, clock, _commands.QUIT)
+    finally:
+        await channel.break_off("the session was ended with QUIT")

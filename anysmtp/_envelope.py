@@ -1,0 +1,125 @@
+"""The values of one mail transaction: who sends, who receives, what travels, what came of it.
+
+All of them are frozen and checked when they are made; nothing re-checks them. An address is
+parsed once, into a `Mailbox`, which knows how it is written in a command with and without
+SMTPUTF8. A `Job` is a message that is ready to be sent; a `Receipt` says that it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from email.headerregistry import Address
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from ._reply import Reply
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+AddressLike: TypeAlias = str | Address
+"""``"a@x.example"``, ``"Name <a@x.example>"`` or an ``email.headerregistry.Address``; one each."""
+
+Recipients: TypeAlias = AddressLike | Iterable[AddressLike]
+"""One recipient or several. A string is one address: ``"a@x, b@x"`` is a ValueError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """One parsed address, and how a command carries it (between ``<`` and ``>``)."""
+
+    given: str
+    """The address as the caller wrote it: the key in a Receipt and a Delivery."""
+    utf8: str
+    """As written where the transaction uses SMTPUTF8 (RFC 6531)."""
+    ascii: str | None
+    """As written without: the domain in A-labels. None if only SMTPUTF8 can carry it."""
+
+
+class Content(Protocol):
+    """The octets of a message, in CRLF lines with a final one, before dot-stuffing."""
+
+    @property
+    def size(self) -> int:
+        """Octets, as the SIZE parameter counts them (RFC 1870 section 3)."""
+        ...
+
+    @property
+    def is_8bit(self) -> bool:
+        """Whether there are octets above 127."""
+        ...
+
+    @property
+    def is_utf8(self) -> bool:
+        """Whether the header section needs SMTPUTF8."""
+        ...
+
+    def chunks(self) -> Iterator[bytes]:
+        """The octets, in pieces of a size that is good to send."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A message with its envelope, checked and serialised: all that a transaction needs."""
+
+    sender: Mailbox | None
+    """The reverse-path; None is the null one, ``<>``."""
+    recipients: tuple[Mailbox, ...]
+    content: Content
+    downgrade: Callable[[], Awaitable[Content]] | None = None
+    """Makes the same message in 7bit, for a server without 8BITMIME; None: it cannot be made."""
+    mail_options: tuple[str, ...] = ()
+    rcpt_options: tuple[str, ...] = ()
+    require_all: bool = False
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """Who a message is from and to, where that is not what its header fields say.
+
+    Given beside the arguments of the same name it must not contradict them (ValueError).
+    """
+
+    sender: AddressLike | None = None
+    recipients: Recipients | None = None
+    mail_options: Iterable[str] = ()
+    """Parameters of the MAIL command as they stand in it, such as ``"RET=HDRS"``."""
+    rcpt_options: Iterable[str] = ()
+    """Parameters of each RCPT command, such as ``"NOTIFY=NEVER"``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The server took the message for at least one recipient.
+
+    From here on the message is the server's to deliver (RFC 5321 section 4.2.5); what became of
+    the refused recipients is in ``refused``.
+    """
+
+    reply: Reply
+    """The last word on the message: the reply to the end of the data."""
+    replies: tuple[Reply, ...] = field(default=())
+    """One per mail transaction, where the message took several."""
+    accepted: Mapping[str, Reply]
+    """The recipients that have it, as given, with the server's reply to each."""
+    refused: Mapping[str, Reply] = field(default_factory=dict[str, Reply])
+    """The recipients that do not, as given, with the server's reply to each."""
+    message_id: str | None = None
+    """The Message-ID of the message, where it is known."""
+    server: str = ""
+    """The server that took it, as ``"smtp.example.com:587"``."""
+
+    @property
+    def retry_recipients(self) -> tuple[str, ...]:
+        """The recipients that were refused for now (4yz): another try may work."""
+        return tuple(key for key, reply in self.refused.items() if reply.is_transient)
+
+    def raise_for_refused(self) -> Self:
+        """Return this receipt, or raise SMTPRecipientsRefused if any recipient was refused."""
+        if self.refused:
+            from .errors import SMTPRecipientsRefused
+
+            raise SMTPRecipientsRefused(self.refused, server=self.server)
+        return self

@@ -1,0 +1,88 @@
+"""From settings to a channel that mail can be sent on: connect, greet, encrypt, log in.
+
+All of it has one deadline, ``Timeouts.connect``. Whatever ends it early closes the stream.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+
+from anyio.streams.tls import TLSAttribute
+
+from . import _connect, _dialogue
+from ._channel import Channel
+from ._clock import Clock
+from ._settings import Settings, default_local_hostname
+
+_log = logging.getLogger("anysmtp")
+
+_STARTTLS_HINT = "; if it wants STARTTLS: tls='starttls'"
+
+
+async def establish(
+    settings: Settings, clock: Clock, tls_context: Callable[[], Awaitable[ssl.SSLContext]]
+) -> Channel:
+    """Open a connection and make it ready for mail.
+
+    SMTPConnectError, SMTPTLSError, SMTPAuthenticationError and whatever else a conversation
+    may raise.
+    """
+    clock.hold(settings.timeouts.connect, "the connection")
+    link = await _connect.open_link(settings.endpoint)
+    try:
+        if settings.tls == "implicit":
+            await _connect.encrypt(link, await tls_context(), hint=_STARTTLS_HINT)
+        channel = Channel(link, settings.timeouts)
+        async with channel.turn:
+            await _make_ready(channel, clock, settings, tls_context)
+    except BaseException:
+        await _connect.close(link)
+        raise
+    clock.release()
+    version = link.stream.extra(TLSAttribute.tls_version, "no TLS")
+    _log.info("connected to %s (%s)", link.server, version)
+    return channel
+
+
+def local_hostname(channel: Channel, settings: Settings) -> str:
+    """What EHLO says of this host (RFC 5321 section 4.1.4)."""
+    return settings.local_hostname or default_local_hostname() or channel.link.address_literal
+
+
+async def _make_ready(
+    channel: Channel,
+    clock: Clock,
+    settings: Settings,
+    tls_context: Callable[[], Awaitable[ssl.SSLContext]],
+) -> None:
+    name = local_hostname(channel, settings)
+    await _dialogue.greet(channel, clock)
+    await _dialogue.hello(channel, clock, name)
+    if _wants_starttls(channel, settings):
+        await _dialogue.start_tls(channel, clock, await tls_context(), name)
+    if settings.mechanisms:
+        # No EHLO afterwards: RFC 4954 asks for one only behind a SASL security layer, and some
+        # servers refuse it.
+        await _dialogue.login(
+            channel, clock, settings.mechanisms, allow_plaintext=settings.allow_plaintext_auth
+        )
+
+
+def _wants_starttls(channel: Channel, settings: Settings) -> bool:
+    """The rules of ``tls``; where it is required it is asked for though it is not offered."""
+    extensions = channel.session.extensions
+    if settings.tls in ("implicit", "off"):
+        return False
+    if settings.tls == "starttls":
+        return True
+    if settings.tls == "opportunistic":
+        return extensions.starttls
+    if channel.link.is_local:
+        names = [mechanism.name for mechanism in settings.mechanisms]
+        can_log_in = any(name in extensions.auth for name in names)
+        return bool(names) and not can_log_in and extensions.starttls
+    if settings.endpoint.port == 587 or settings.mechanisms:
+        return True
+    return extensions.starttls

@@ -1,0 +1,27 @@
+"""Messages: from what the caller has to an envelope and to octets, without I/O."""
+
+from __future__ import annotations
+
+from ._addresses import domain_of, parse_address, parse_recipients, parse_sender
+from ._content import RawContent, message_id_of
+from ._headers import recipients_of, sender_of
+from ._prepare import Prepared, prepare
+from ._serialise import estimate_size, needs_utf8, serialise
+from ._snapshot import snapshot
+
+__all__ = [
+    "Prepared",
+    "RawContent",
+    "domain_of",
+    "estimate_size",
+    "message_id_of",
+    "needs_utf8",
+    "parse_address",
+    "parse_recipients",
+    "parse_sender",
+    "prepare",
+    "recipients_of",
+    "sender_of",
+    "serialise",
+    "snapshot",
+]

@@ -1,0 +1,217 @@
+"""One address in, one `Mailbox` out; several for a list of recipients or a header field.
+
+There is one grammar of addresses here for what callers write and for what header fields hold,
+RFC 5322 section 3.4 with the parts of its obsolete syntax that are still seen: names without
+quotes, empty list elements, source routes. Display names, comments and groups are skipped and
+never decoded, so nothing that an encoded word hides becomes an address. What is ambiguous is
+refused: ``a@x <b@x>``, ``a b@x``, ``a@x; b@x``. The email package's parsers are lenient in
+different ways from one Python to the next, and drop what they do not understand without a
+word; an envelope needs an error instead.
+
+What is left, ``local@domain``, is checked against RFC 5321, whose command lines it goes into.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from email.headerregistry import Address
+from typing import cast
+
+from .._envelope import AddressLike, Mailbox, Recipients
+from .._grammar import (
+    ACCOUNT,
+    ADDRESS_LITERAL,
+    CONTROLS,
+    DOT_STRING,
+    IDN_DOMAIN,
+    MAIL_DOMAIN,
+    MAX_ADDRESS,
+    MAX_LOCAL_PART,
+    PLAIN_ADDRESS,
+    QUOTED_STRING,
+)
+
+# The rough shape of one mailbox; its parts are checked by their own patterns afterwards.
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_WORD = r'[^ "(),:;<>@\[\]\\]+'
+_PHRASE = rf'(?:[^"(),:;<>@\\]|{_QUOTED})*'
+_HOST = rf"(?:\[[^ @\[\]\\]*\]|{_WORD})"
+# RFC 5321 appendix C: a source route is to be ignored.
+_ROUTE = rf"(?:@{_HOST}(?: *, *@{_HOST})* *: *)?"
+_ADDRESS = rf"{_ROUTE}(?P<local>{_QUOTED}|{_WORD})(?: *@ *(?P<domain>{_HOST}))?"
+_MAILBOX = rf"(?:(?P<angle>{_PHRASE}< *)| *){_ADDRESS}(?(angle) *> *| *)"
+
+_ONE = re.compile(_MAILBOX)
+# One element of a list, which may be empty (RFC 5322 section 4.4), and may open or close a group.
+_ELEMENT = re.compile(rf"(?P<group>{_PHRASE}:)?(?:{_MAILBOX}| *)(?P<end>[,;]|\Z)")
+# RFC 5322 section 3.2.2: comments nest, and quotes have no meaning inside them.
+_OUTSIDE_COMMENT = re.compile(rf"{_QUOTED}|\\.|[()]")
+_INSIDE_COMMENT = re.compile(r"\\.|[()]")
+
+
+def parse_address(given: AddressLike) -> Mailbox:
+    """One address: ``"a@x.example"``, ``"Name <a@x.example>"`` or an Address.
+
+    ValueError for anything that is not exactly one address, TypeError for other types.
+    """
+    text = _text_of(given)
+    if PLAIN_ADDRESS.fullmatch(text):
+        return Mailbox(text, text, text)
+    found = _ONE.fullmatch(_visible(text))
+    if found is None:
+        several = " (several go into a list)" if "," in text or ";" in text else ""
+        raise ValueError(f"{text!r} is not one address{several}")
+    return _mailbox(found, text)
+
+
+def parse_sender(given: AddressLike) -> Mailbox | None:
+    """One address, or None for the null reverse-path, given as ``""`` or ``"<>"``."""
+    text = _text_of(given)
+    return None if text in ("", "<>") else parse_address(text)
+
+
+def parse_recipients(given: Recipients) -> tuple[Mailbox, ...]:
+    """One or several addresses, each mailbox once: the first way in which it was given counts.
+
+    ValueError if there are none.
+    """
+    if isinstance(given, (str, Address)):
+        return (parse_address(given),)
+    several = cast("object", given)
+    if isinstance(several, (bytes, bytearray)) or not isinstance(several, Iterable):
+        raise TypeError(f"recipients are one address or several, not {given!r}")
+    return unique(parse_address(address) for address in given)
+
+
+def unique(mailboxes: Iterable[Mailbox]) -> tuple[Mailbox, ...]:
+    """Each mailbox once, in order; ValueError if there are none.
+
+    Two are the same if their domains are, in any case and with A-labels or U-labels, and their
+    local parts are to the letter: only the receiving host may see more in those (RFC 5321
+    section 2.3.11).
+    """
+    found: dict[tuple[str, str | None], Mailbox] = {}
+    for mailbox in mailboxes:
+        local = mailbox.utf8.rpartition("@")[0] or mailbox.utf8
+        found.setdefault((local, domain_of(mailbox)), mailbox)
+    if not found:
+        raise ValueError("no recipients")
+    return tuple(found.values())
+
+
+def parse_list(text: str) -> list[Mailbox]:
+    """The mailboxes in the value of an address field, those of groups included."""
+    return [_mailbox(found) for found in _mailboxes(text)]
+
+
+def to_a_labels(text: str) -> str:
+    """The value of an address field with its domains in A-labels, and nothing else changed."""
+    pieces: list[str] = []
+    start = 0
+    for found in _mailboxes(text):
+        if found["domain"] and not found["domain"].isascii():
+            pieces += text[start : found.start("domain")], _domains(found["domain"])[1]
+            start = found.end("domain")
+    return "".join((*pieces, text[start:]))
+
+
+def domain_of(mailbox: Mailbox) -> str | None:
+    """The domain in A-labels and lower case; None if the address has none."""
+    _, at, domain = (mailbox.ascii or mailbox.utf8).rpartition("@")
+    if not at:
+        return None
+    return (domain if domain.isascii() else _domains(domain)[1]).lower()
+
+
+def _mailboxes(text: str) -> Iterator[re.Match[str]]:
+    """Where the mailboxes are in the value of an address field."""
+    text = _visible(text)
+    position, in_group, end = 0, False, ","
+    while end:
+        found = _ELEMENT.match(text, position)
+        if found is None or (in_group and found["group"]):
+            raise ValueError(f"malformed address in {text[position : position + 80].strip()!r}")
+        in_group = in_group or found["group"] is not None
+        if found["end"] == ";" and not in_group:
+            raise ValueError(f"commas separate addresses, not semicolons: {found[0].strip()!r}")
+        in_group = in_group and found["end"] != ";"
+        if found["local"]:
+            yield found
+        position, end = found.end(), found["end"]
+
+
+def _mailbox(found: re.Match[str], text: str | None = None) -> Mailbox:
+    """Check the parts of an address that was found; it was given as text, or as it stands."""
+    local, domain = found["local"], found["domain"]
+    given = text or (f"{local}@{domain}" if domain else local)
+    if not (DOT_STRING.fullmatch(local) or QUOTED_STRING.fullmatch(local)):
+        raise ValueError(f"malformed local part in {given!r}")
+    if len(local.encode()) > MAX_LOCAL_PART:
+        raise ValueError(f"local part of more than {MAX_LOCAL_PART} octets in {given!r}")
+    if not domain:
+        if not ACCOUNT.fullmatch(local):
+            raise ValueError(f"no domain in {given!r}")
+        return Mailbox(given, local, local)
+    try:
+        utf8, ascii = (f"{local}@{form}" for form in _domains(domain))
+    except ValueError as error:
+        raise ValueError(f"malformed domain in {given!r}: {error}") from error
+    if max(len(utf8.encode()), len(ascii.encode())) > MAX_ADDRESS:
+        raise ValueError(f"more than {MAX_ADDRESS} octets in {given!r}")
+    return Mailbox(given, utf8, ascii if local.isascii() else None)
+
+
+def _domains(domain: str) -> tuple[str, str]:
+    """A domain in U-labels, where it has any, and in A-labels."""
+    if MAIL_DOMAIN.fullmatch(domain) or ADDRESS_LITERAL.fullmatch(domain):
+        return domain, domain
+    if domain.isascii() or len(domain) > MAX_ADDRESS or not IDN_DOMAIN.fullmatch(domain):
+        raise ValueError(f"{domain!r} is not a domain")
+    # anyio depends on idna and turns host names into A-labels with this very call: an address and
+    # the host that its mail goes to are read the same way. RFC 6531 section 3.3 has U-labels in
+    # SMTPUTF8 commands, which upper case and full-width letters are not: hence there and back.
+    import idna
+
+    encoded = idna.encode(domain, uts46=True).decode("ascii")
+    if not MAIL_DOMAIN.fullmatch(encoded):
+        raise ValueError(f"{domain!r} is not a domain")
+    return idna.decode(encoded), encoded
+
+
+def _text_of(given: object) -> str:
+    if isinstance(given, str):
+        return given
+    if isinstance(given, Address):
+        return given.addr_spec
+    hint = ' ("" is the null reverse-path)' if given is None else ""
+    raise TypeError(f"an address is a str or an email.headerregistry.Address, not {given!r}{hint}")
+
+
+def _visible(text: str) -> str:
+    """Text with blanks for its comments; ValueError for control characters."""
+    if found := CONTROLS.search(text):
+        raise ValueError(f"control character {found[0]!r} in {text!r}")
+    return _without_comments(text) if "(" in text else text
+
+
+def _without_comments(text: str) -> str:
+    kept: list[str] = []
+    depth = start = position = 0
+    while found := (_INSIDE_COMMENT if depth else _OUTSIDE_COMMENT).search(text, position):
+        position = found.end()
+        if found[0] == "(":
+            depth += 1
+            if depth == 1:
+                kept.append(text[start : found.start()])
+                start = found.start()
+        elif found[0] == ")":
+            depth -= 1
+            if depth == 0:
+                kept.append(" " * (position - start))
+                start = position
+            elif depth < 0:
+                break
+    if depth:
+        raise ValueError(f"unbalanced parenthesis in {text!r}")
+    return "".join((*kept, text[start:]))

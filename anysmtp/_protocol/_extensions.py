@@ -1,0 +1,102 @@
+"""An EHLO reply as a typed, frozen mapping.
+
+RFC 5321 section 4.1.1.1::
+
+    ehlo-line    = ehlo-keyword *( SP ehlo-param )
+    ehlo-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")
+
+Where reality differs: keywords come in any case; ``AUTH=LOGIN`` stands for ``AUTH LOGIN`` (old
+Exchange, Postfix with broken_sasl_auth_clients); a keyword comes twice; a line is empty
+(smtp-sink) or no keyword at all. None of that stops a mail: what was passed over is kept in
+`Extensions.oddities`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from .._reply import Reply
+
+_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:[ =\t]+(.*?))?\s*", re.DOTALL)
+
+
+class Extensions(Mapping[str, str]):
+    """What the server offers: EHLO keywords, in any case, with their parameters.
+
+    ``extensions["SIZE"]`` is ``"1000000"``; the properties say what a keyword means.
+    """
+
+    __slots__ = ("_keywords", "oddities")
+
+    oddities: tuple[str, ...]
+    """What was strange about the reply: lines that were passed over, keywords that came twice."""
+
+    def __init__(self, reply: Reply | None = None) -> None:
+        """Read the reply to EHLO; None, or the reply to HELO, offers nothing."""
+        self._keywords: dict[str, str] = {}
+        oddities: list[str] = []
+        for line in reply.lines[1:] if reply is not None else ():
+            if not (found := _LINE.fullmatch(line)):
+                oddities.append(f"not a keyword: {line!r}")
+                continue
+            keyword, parameters = found[1].upper(), found[2] or ""
+            if keyword in self._keywords:
+                oddities.append(f"keyword twice: {line!r}")
+                parameters = _merged(self._keywords[keyword], parameters)
+            self._keywords[keyword] = parameters
+        self.oddities = tuple(oddities)
+
+    def __getitem__(self, keyword: str) -> str:
+        return self._keywords[keyword.upper()]
+
+    def __contains__(self, keyword: object) -> bool:
+        return isinstance(keyword, str) and keyword.upper() in self._keywords
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keywords)
+
+    def __len__(self) -> int:
+        return len(self._keywords)
+
+    def __repr__(self) -> str:
+        return f"<Extensions {', '.join(self._keywords) or 'none'}>"
+
+    @property
+    def size(self) -> int | None:
+        """The largest message that the server takes, in octets; None: it does not say (RFC 1870).
+
+        ``SIZE 0`` and ``SIZE`` alone declare no limit.
+        """
+        number = self.get("SIZE", "")
+        return int(number) or None if number.isascii() and number.isdigit() else None
+
+    @property
+    def auth(self) -> tuple[str, ...]:
+        """The SASL mechanisms, in the server's order and in upper case (RFC 4954)."""
+        return tuple(self.get("AUTH", "").upper().split())
+
+    @property
+    def pipelining(self) -> bool:
+        """Commands may be sent in groups (RFC 2920)."""
+        return "PIPELINING" in self
+
+    @property
+    def eight_bit_mime(self) -> bool:
+        """Messages may have octets above 127 (8BITMIME, RFC 6152)."""
+        return "8BITMIME" in self
+
+    @property
+    def smtputf8(self) -> bool:
+        """Addresses and header fields may be UTF-8 (RFC 6531)."""
+        return "SMTPUTF8" in self
+
+    @property
+    def starttls(self) -> bool:
+        """The connection can be encrypted now (RFC 3207)."""
+        return "STARTTLS" in self
+
+
+def _merged(first: str, second: str) -> str:
+    """The parameters of a keyword that came twice: each once, in the order of coming."""
+    return " ".join(dict.fromkeys(f"{first} {second}".split()))

@@ -1,0 +1,102 @@
+"""Bytes in, one `Reply` or None out.
+
+Bytes are collected as they come; `next_reply` takes one whole reply off the front each time it
+is called, so what is read never depends on how the network cut it up. A breach of the grammar
+is raised when the reply that contains it is asked for, not before the good ones in front of it.
+After that the parser is of no further use: there is no telling where the next reply starts.
+
+RFC 5321 section 4.2::
+
+    Reply-line = *( Reply-code "-" [ textstring ] CRLF ) Reply-code [ SP textstring ] CRLF
+    Reply-code = %x32-35 %x30-35 %x30-39
+
+Where reality differs: the second digit may be any; a line may end in a bare LF; text may be of any
+octets; it may start with a space (Exim, ``250- 17 byte chunk``).
+"""
+
+from __future__ import annotations
+
+import re
+
+from .._reply import Reply, printable
+from ..errors import SMTPProtocolError
+
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
+
+# RFC 5321 section 4.5.3.1.5 allows 512 octets a line; servers that put a policy's whole URL into
+# their refusal exceed it, so the limit is Postfix's and smtplib's class: some thousands.
+MAX_LINE = 8192
+# An EHLO reply has some twenty lines, HELP a hundred.
+MAX_LINES = 1000
+# What one reply may hold in memory.
+MAX_REPLY = 65536
+
+
+class ReplyParser:
+    """Collects bytes and hands out replies; every size is bounded."""
+
+    __slots__ = ("_buffer", "_code", "_lines", "_size")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._code = 0
+        self._lines: list[str] = []
+        self._size = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was received beyond the replies that were handed out."""
+        return not self._buffer and not self._lines
+
+    @property
+    def received(self) -> bytes:
+        """What was received beyond the replies that were handed out, but for parsed lines."""
+        return bytes(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    def next_reply(self) -> Reply | None:
+        """The next whole reply, or None until more bytes have come.
+
+        SMTPProtocolError if the bytes are no reply, or a larger one than is acceptable.
+        """
+        while (line := self._next_line()) is not None:
+            if self._take_line(line):
+                reply = Reply(self._code, self._lines)
+                self._lines, self._size = [], 0
+                return reply
+        return None
+
+    def _next_line(self) -> bytes | None:
+        end = self._buffer.find(b"\n", 0, MAX_LINE)
+        if end < 0:
+            if len(self._buffer) >= MAX_LINE:
+                raise SMTPProtocolError(f"a line of a reply is longer than {MAX_LINE} octets")
+            return None
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line.removesuffix(b"\r")
+
+    def _take_line(self, line: bytes) -> bool:
+        """Add a line to the reply in progress; True if it is the last one."""
+        found = _LINE.fullmatch(line)
+        if not found:
+            raise SMTPProtocolError(f"no reply code in {_shown(line)}")
+        code, separator, text = int(found[1]), found[2], found[3] or b""
+        if self._lines and code != self._code:
+            raise SMTPProtocolError(f"a reply starts with {self._code} and goes on with {code}")
+        self._code = code
+        self._lines.append(text.decode("utf-8", "surrogateescape"))
+        self._size += len(line)
+        if len(self._lines) > MAX_LINES or self._size > MAX_REPLY:
+            raise SMTPProtocolError(
+                f"a reply is larger than {MAX_LINES} lines or {MAX_REPLY} octets"
+            )
+        return separator != b"-"
+
+
+def _shown(line: bytes) -> str:
+    """A line for an error message, in a bounded length."""
+    text = printable(line[:80].decode("utf-8", "surrogateescape"))
+    return f"'{text}'" + ("..." if len(line) > 80 else "")

@@ -1,0 +1,196 @@
+"""One SMTP session: its phase, and the queue of commands that await a reply.
+
+`send` checks a command against the tables and queues what it awaits; the caller writes the octets
+that it returns. `receive` takes what came; `next_reply` pairs one reply with the head of the
+queue, and in the same step moves the phase, and hands the reply to whoever planned the command
+(its *sink*). So the session, and all that is known about a message, is at every moment what
+the octets that were read say, wherever the task that waits for them was stopped.
+
+A reply that nobody awaits is a breach, except 421, with which a server may end a session at
+any time (RFC 5321 section 3.8). So is a reply to the end of the data that says yes before
+the end was written; one that says no ends the transfer.
+
+A broken session stays broken: `broken` says why, and nothing can be sent in it any more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from .._reply import Reply
+from ..errors import SMTPProtocolError
+from . import _commands, _states
+from ._commands import Command
+from ._extensions import Extensions
+from ._parser import ReplyParser
+
+
+class Awaited:
+    """A command that was sent, and its reply once that has come."""
+
+    __slots__ = ("command", "reply", "sink", "written")
+
+    def __init__(self, command: Command, sink: Callable[[Reply], None] | None) -> None:
+        self.command = command
+        self.reply: Reply | None = None
+        self.sink = sink
+        self.written = True
+        """False while the message, whose end is the command, is still going out."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the reply is there and says yes."""
+        return self.reply is not None and self.is_success(self.reply)
+
+    def is_success(self, reply: Reply) -> bool:
+        """Whether this reply would say yes: by its first digit (RFC 5321 section 4.2.1)."""
+        expected = _states.SUCCESS.get(self.command.verb, _states.DEFAULT_SUCCESS)
+        return reply.code // 100 == expected
+
+
+class Session:
+    """The state of one SMTP session on one connection."""
+
+    __slots__ = (
+        "_ahead",
+        "_awaited",
+        "_parser",
+        "_phase",
+        "broken",
+        "extensions",
+        "goodbye",
+        "may_have_transaction",
+        "refused_in_a_row",
+    )
+
+    def __init__(self) -> None:
+        self._parser = ReplyParser()
+        self._awaited: deque[Awaited] = deque()
+        self._phase: _states.Phase = "connected"
+        self._ahead: _states.Phase = "connected"  # once all that is awaited has succeeded
+        self._await(_commands.GREETING)
+        self.extensions = Extensions()
+        self.broken: str | None = None
+        """Why nothing can be sent any more."""
+        self.goodbye: Reply | None = None
+        """The server's 421, once it has sent one."""
+        self.may_have_transaction = False
+        """Whether the next transaction must be preceded by RSET."""
+        self.refused_in_a_row = 0
+        """Transactions for which the server took no recipient, since it last took one."""
+
+    @property
+    def phase(self) -> _states.Phase:
+        """What the replies so far have led to."""
+        return self._phase
+
+    @property
+    def head(self) -> Awaited | None:
+        """The command whose reply is next in line."""
+        return self._awaited[0] if self._awaited else None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether every command has its reply, and nothing beyond them was received."""
+        return not self._awaited and self._parser.is_empty
+
+    @property
+    def received(self) -> bytes:
+        """What was received and is not part of a reply that was read."""
+        return self._parser.received
+
+    def send(self, command: Command, sink: Callable[[Reply], None] | None = None) -> Awaited:
+        """Queue a command, whose ``line`` the caller now writes.
+
+        RuntimeError if the command cannot be sent now; then nothing has changed.
+        """
+        self._check(command)
+        return self._await(command, sink)
+
+    def begin_body(self, sink: Callable[[Reply], None]) -> Awaited:
+        """The message goes out from here on; a refusal may come before its end does.
+
+        The caller sets ``written`` before it writes the end.
+        """
+        awaited = self.send(_commands.END_OF_DATA, sink)
+        awaited.written = False
+        return awaited
+
+    def receive(self, data: bytes) -> None:
+        self._parser.feed(data)
+
+    def next_reply(self) -> Awaited | None:
+        """Pair one reply with the command that awaits it, or None until more was received.
+
+        SMTPProtocolError if what was received is no reply, or not one to this command.
+        """
+        if (reply := self._parser.next_reply()) is None:
+            return None
+        if reply.code == 421:
+            self.goodbye = reply
+        if not self._awaited:
+            if reply.code != 421:
+                raise SMTPProtocolError("a reply to no command", reply=reply)
+            return None
+        awaited = self._awaited.popleft()
+        self._follow(awaited, reply)
+        awaited.reply = reply
+        if awaited.sink is not None:
+            awaited.sink(reply)
+        return awaited
+
+    def encrypted(self) -> None:
+        """TLS was put on: what was known from before is forgotten (RFC 3207 section 4.2)."""
+        self.extensions = Extensions()
+
+    def _check(self, command: Command) -> None:
+        if self.broken or self.goodbye:
+            raise RuntimeError(f"{command.verb} on a connection that is closed")
+        if self._awaited:
+            last = self._awaited[-1].command.verb
+            if last not in _states.MAY_BE_FOLLOWED:
+                raise RuntimeError(f"{command.verb} before the reply to {last}")
+        else:
+            self._ahead = self._phase
+        if _row(command.verb) not in _states.NEXT[self._ahead]:
+            raise RuntimeError(
+                f"{command.verb} is not possible now: the session is in {self._ahead!r}"
+            )
+
+    def _await(self, command: Command, sink: Callable[[Reply], None] | None = None) -> Awaited:
+        awaited = Awaited(command, sink)
+        self._ahead = _states.NEXT[self._ahead][_row(command.verb)]
+        self._awaited.append(awaited)
+        if command.verb in _states.OPENS_TRANSACTION:
+            self.may_have_transaction = True
+        return awaited
+
+    def _follow(self, awaited: Awaited, reply: Reply) -> None:
+        """Move the phase as the reply says."""
+        verb = awaited.command.verb
+        if success := awaited.is_success(reply):
+            if not awaited.written:
+                raise SMTPProtocolError("accepted before the end of the message", reply=reply)
+            # Behind a refused MAIL a server may still say yes to RCPT: the phase stays.
+            reached = _states.NEXT[self._phase].get(_row(verb), self._phase)
+            self._phase = _states.ALWAYS_REACHED.get(verb, reached)
+            if verb in _states.ENDS_TRANSACTION:
+                self.may_have_transaction = False
+        elif verb in _states.CHALLENGED and reply.is_intermediate:
+            self._phase = "auth"
+        elif reply.code < 400:
+            raise SMTPProtocolError(
+                f"not a reply to {awaited.command.shown}",
+                reply=reply,
+                command=awaited.command.shown,
+            )
+        elif self._phase in ("body", "auth"):
+            self._phase = "ready"
+        if verb == "EHLO":
+            self.extensions = Extensions(reply if success else None)
+
+
+def _row(verb: str) -> str:
+    """The verb's name in the tables."""
+    return verb if verb in _states.VERBS else "other"

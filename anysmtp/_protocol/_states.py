@@ -1,0 +1,75 @@
+"""The tables: which verb in which phase, which may share a flight, what each reply means.
+
+Theory of operation. A session is in one *phase*, which follows what the server has said yes to.
+A command may be sent in the phase in which the commands before it would leave the session if
+all of them succeed; so a flight of pipelined commands is checked as a whole before it is
+answered. When an answer is no, the phase stays (a refused MAIL leaves no transaction), and
+the answers to the commands behind it will be no as well.
+
+    phase      after
+    ---------  ---------------------------------------------------------------
+    connected  the connection is there, the greeting is awaited
+    greeted    the greeting came (RFC 5321 section 3.1), or TLS was just put on
+    ready      EHLO or HELO was accepted
+    mail       MAIL was accepted (section 3.3)
+    rcpt       RCPT was accepted at least once
+    body       DATA was answered with 354: what is written now is the message
+    auth       AUTH was answered with 334: what is written now answers a challenge (RFC 4954)
+    closed     QUIT was accepted, or the server said 421
+
+A missing cell is an error: `NEXT[phase]` has no entry for a verb that cannot be sent in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+Phase: TypeAlias = Literal[
+    "connected", "greeted", "ready", "mail", "rcpt", "body", "auth", "closed"
+]
+
+# RFC 5321 section 4.1.4: NOOP, HELP, EXPN, VRFY, RSET and QUIT at any time, EHLO again too. A verb
+# that is not in the tables (an extension's, sent by `command`) counts as "other".
+_ANY_TIME: dict[str, Phase] = {"EHLO": "ready", "HELO": "ready", "QUIT": "closed"}
+_STAYS = ("NOOP", "HELP", "VRFY", "EXPN", "other")
+
+
+def _row(phase: Phase, **more: Phase) -> Mapping[str, Phase]:
+    stays: dict[str, Phase] = dict.fromkeys(_STAYS, phase)
+    reset: Phase = "greeted" if phase == "greeted" else "ready"
+    return {**_ANY_TIME, **stays, "RSET": reset, **more}
+
+
+# What a verb leads to when it succeeds.
+NEXT: Mapping[Phase, Mapping[str, Phase]] = {
+    "connected": {"greeting": "greeted"},
+    "greeted": _row("greeted", STARTTLS="greeted"),
+    "ready": _row("ready", STARTTLS="greeted", AUTH="ready", MAIL="mail"),
+    "mail": _row("mail", RCPT="rcpt"),
+    "rcpt": _row("rcpt", RCPT="rcpt", DATA="body"),
+    "body": {".": "ready"},
+    "auth": {"*": "ready"},
+    "closed": {},
+}
+
+# Which first digit is the verb's success; 4 and 5 are a refusal, any other a breach. A 3yz to AUTH
+# or to a response is a challenge.
+SUCCESS: Mapping[str, int] = {"DATA": 3}
+DEFAULT_SUCCESS = 2
+CHALLENGED = frozenset({"AUTH", "*"})
+
+# A yes to a pipelined DATA means that the server reads a message, whatever it refused before.
+ALWAYS_REACHED: Mapping[str, Phase] = {"DATA": "body"}
+
+# RFC 2920 section 3.1: these may be followed by more in the same flight; every other verb is the
+# last of its flight, because its answer decides what the next octets mean or whether there are any.
+MAY_BE_FOLLOWED = frozenset({"RSET", "MAIL", "RCPT"})
+
+# After these, from the moment that they are sent, a transaction may be open on the server until
+# one of the others is answered with yes. A refusal does not end it for certain: Postfix keeps one
+# open after a refused end of data, and remembers the SIZE of a refused MAIL.
+OPENS_TRANSACTION = frozenset({"MAIL"})
+ENDS_TRANSACTION = frozenset({"RSET", "EHLO", "HELO", ".", "STARTTLS"})
+
+VERBS = frozenset(verb for row in NEXT.values() for verb in row)

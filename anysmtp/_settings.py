@@ -1,0 +1,278 @@
+"""Each option of a client, declared, validated and documented once.
+
+`Options` is the declaration: every front end (`SMTP`, `send`) takes these keywords and documents
+them by pointing here. `settle` turns what a caller wrote into `Settings`, which is what the
+rest of the client reads: checked, frozen, with the defaults that depend on each other worked
+out. Wrong input is a ValueError or TypeError here, before anything is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import PurePath
+from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from anyio.abc import ByteStreamConnectable
+
+from . import sasl
+from ._clock import Timeouts
+from ._connect import Endpoint
+from ._grammar import LOCAL_HOSTNAME
+
+TLSMode: TypeAlias = Literal["auto", "implicit", "starttls", "opportunistic", "off"]
+Pipelining: TypeAlias = Literal["auto", "off"]
+
+
+class Options(TypedDict, total=False):
+    """The keyword options of a client. All are optional."""
+
+    tls: TLSMode
+    """How the connection is encrypted. ``"auto"`` (the default): port 465 implicit; over a network
+    STARTTLS where it is offered, and required on port 587 or with credentials; on loopback and
+    unix sockets only when the login needs it. ``"implicit"``: TLS from the first octet (RFC 8314).
+    ``"starttls"``: required (RFC 3207). ``"opportunistic"``: encrypts where STARTTLS is offered,
+    without verifying unless a ``tls_context`` is given (RFC 7435), and refuses credentials.
+    ``"off"``. In every other mode the certificate and its name are verified."""
+
+    tls_context: ssl.SSLContext | None
+    """What to verify by, and the client's certificate; see `create_tls_context`. The default,
+    the system's authorities, is loaded once per client, in a worker thread."""
+
+    username: str | None
+    """For the login: the client picks the strongest mechanism that the server offers."""
+
+    password: str | None
+    """For the login; together with ``username``."""
+
+    auth: sasl.Mechanism | Sequence[sasl.Mechanism] | None
+    """For the login instead of ``username``: mechanisms in order of preference."""
+
+    allow_plaintext_auth: bool
+    """Whether a secret may cross a network unencrypted; False by default."""
+
+    local_hostname: str | None
+    """What EHLO says of this host: a domain or an address literal. The default is
+    ``socket.gethostname()`` if it has a dot, else the socket's address. Never a DNS look-up."""
+
+    source_address: str | tuple[str, int] | None
+    """The local address to connect from: a host, or host and port."""
+
+    connectable: ByteStreamConnectable | os.PathLike[str] | None
+    """What to connect through instead of TCP: the path of a unix socket, or anything of anyio's
+    that connects to a byte stream. ``hostname`` is the server's name then, and ``port`` only
+    selects the rule for ``tls``."""
+
+    timeout: Timeouts | float | None
+    """Seconds of waiting for the network, a safety net below the caller's own scopes; see
+    `Timeouts`. 60 by default, 30 for the connection, 600 for the reply to a message. A number
+    does not shorten the latter. None: no limit."""
+
+    require_all: bool | None
+    """Whether a message goes to all recipients or to nobody. By default it goes to those that the
+    server takes."""
+
+    add_missing_headers: bool
+    """Whether message objects that lack Date and Message-ID are sent with them; True by default."""
+
+    pipelining: Pipelining
+    """``"auto"`` (the default): commands are sent in groups where the server offers PIPELINING
+    (RFC 2920). ``"off"``: one at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the options come to."""
+
+    endpoint: Endpoint
+    tls: TLSMode
+    tls_context: ssl.SSLContext | None
+    mechanisms: tuple[sasl.Mechanism, ...]
+    allow_plaintext_auth: bool
+    local_hostname: str | None
+    timeouts: Timeouts
+    require_all: bool
+    add_missing_headers: bool
+    pipelining: bool
+
+
+def settle(hostname: str, port: int | None, options: Options) -> Settings:
+    """Check the options, and work out what depends on what."""
+    if unknown := set(options) - set(Options.__annotations__):
+        raise TypeError(f"no option of this name: {', '.join(sorted(unknown))}")
+    tls = _one_of("tls", options.get("tls", "auto"), TLSMode)
+    pipelining = _one_of("pipelining", options.get("pipelining", "auto"), Pipelining)
+    context = _instance("tls_context", options.get("tls_context"), ssl.SSLContext)
+    mechanisms = _mechanisms(options)
+    if tls == "off" and context is not None:
+        raise ValueError("a tls_context is of no use with tls='off'")
+    if tls == "opportunistic" and mechanisms:
+        raise ValueError("tls='opportunistic' may be no encryption at all: no login with it")
+    if port is None:
+        port = _default_port(tls, bool(mechanisms))
+    return Settings(
+        endpoint=_endpoint(hostname, _checked_port(port), options),
+        tls="implicit" if tls == "auto" and port == 465 else tls,
+        tls_context=context,
+        mechanisms=mechanisms,
+        allow_plaintext_auth=bool(options.get("allow_plaintext_auth", False)),
+        local_hostname=_local_hostname(options.get("local_hostname")),
+        timeouts=Timeouts.of(options.get("timeout", Timeouts())),
+        require_all=bool(options.get("require_all")),
+        add_missing_headers=bool(options.get("add_missing_headers", True)),
+        pipelining=pipelining == "auto",
+    )
+
+
+# The schemes of `from_url`, and what each means for ``tls``.
+_SCHEMES: Mapping[str, TLSMode] = {
+    "smtp": "auto",
+    "smtp+starttls": "starttls",
+    "smtps": "implicit",
+    "smtp+unix": "auto",
+}
+_QUERY: Mapping[str, Any] = {
+    "local_hostname": str,
+    "timeout": float,
+    "require_all": {"true": True, "false": False}.__getitem__,
+    "pipelining": str,
+}
+
+
+def from_url(url: str) -> tuple[str, int | None, Options]:
+    """A URL as hostname, port and options. A ValueError never shows it: it may have a password."""
+    try:
+        return _from_url(url)
+    except (ValueError, KeyError) as error:
+        reason = str(error) if type(error) is _URLError else "it cannot be parsed"
+        raise ValueError(f"not the URL of a server: {reason}") from None
+
+
+class _URLError(ValueError):
+    """What is wrong with a URL, in words that do not repeat it."""
+
+
+def _from_url(url: str) -> tuple[str, int | None, Options]:
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
+        raise _URLError(f"the scheme is one of {', '.join(_SCHEMES)}")
+    options: Options = {"tls": _SCHEMES[parts.scheme]}
+    query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    if {key for key, _ in query} - set(_QUERY):
+        raise _URLError(f"the query has a key that is none of {', '.join(_QUERY)}")
+    for key, value in query:
+        cast("dict[str, Any]", options)[key] = _QUERY[key](value)
+    if parts.username is not None:
+        options["username"] = unquote(parts.username)
+        options["password"] = unquote(parts.password or "")
+    hostname = unquote(parts.hostname or "")
+    if parts.scheme.endswith("+unix"):
+        if not parts.path.startswith("/"):
+            raise _URLError("the path of a unix socket starts with /")
+        options["connectable"] = PurePath(unquote(parts.path))
+        return hostname or "localhost", parts.port, options
+    if parts.path not in ("", "/") or parts.fragment or not hostname:
+        raise _URLError("it has a host, a port and a query, no path and no fragment")
+    return hostname, parts.port, options
+
+
+def default_local_hostname() -> str | None:
+    """This host's name if it is one that EHLO may give (RFC 5321 section 4.1.1.1)."""
+    name = socket.gethostname()
+    is_valid = "." in name and LOCAL_HOSTNAME.fullmatch(name) is not None
+    return name if is_valid and not name.startswith("localhost.") else None
+
+
+def _one_of(name: str, value: Any, choices: Any) -> Any:
+    if value not in get_args(choices):
+        raise ValueError(f"{name} is one of {', '.join(map(repr, get_args(choices)))}")
+    return value
+
+
+def _instance(name: str, value: Any, kind: type) -> Any:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} is a {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _mechanisms(options: Options) -> tuple[sasl.Mechanism, ...]:
+    username, password = options.get("username"), options.get("password")
+    auth = options.get("auth")
+    if username is None and password is None:
+        if auth is None:
+            return ()
+        mechanisms = (auth,) if isinstance(auth, sasl.Mechanism) else tuple(auth)
+        for mechanism in mechanisms:
+            _instance("auth", mechanism, sasl.Mechanism)
+        return mechanisms
+    if auth is not None:
+        raise ValueError("auth stands instead of username and password, not beside them")
+    if username is None or password is None:
+        raise ValueError("username and password come together")
+    return sasl.from_password(username, password)
+
+
+def _default_port(tls: TLSMode, has_credentials: bool) -> int:
+    """RFC 8314 section 3: submission is 465 or 587; 25 is relay between servers."""
+    if tls == "implicit":
+        return 465
+    return 587 if tls == "starttls" or (tls == "auto" and has_credentials) else 25
+
+
+def _checked_port(port: Any) -> int:
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"port is a number, not {port!r}")
+    if not 0 < port < 65536:
+        raise ValueError(f"port is from 1 to 65535, not {port}")
+    return port
+
+
+# As much as a resolver may be asked: letters of any script, digits, hyphens, underscores, dots.
+_HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*\.?")
+
+
+def _checked_hostname(hostname: Any) -> str:
+    if not isinstance(hostname, str):
+        raise TypeError(f"hostname is a str, not {type(hostname).__name__}")
+    bare = hostname[1:-1] if hostname[:1] == "[" and hostname[-1:] == "]" else hostname
+    if _HOST.fullmatch(bare):
+        return bare
+    try:
+        ip_address(bare.partition("%")[0])
+    except ValueError:
+        hint = "; the port is an argument of its own" if ":" in bare else ""
+        raise ValueError(f"not a host name or address: {hostname!r}{hint}") from None
+    if not bare.isprintable():
+        raise ValueError(f"control character in {hostname!r}")
+    return bare
+
+
+def _endpoint(hostname: str, port: int, options: Options) -> Endpoint:
+    connectable = options.get("connectable")
+    if connectable is not None:
+        if not isinstance(connectable, (ByteStreamConnectable, os.PathLike)):
+            raise TypeError(f"connectable is a path or a ByteStreamConnectable: {connectable!r}")
+        if options.get("source_address") is not None:
+            raise ValueError("source_address is for TCP, not for a connectable")
+    source = options.get("source_address")
+    host, source_port = (source, None) if isinstance(source, str) else source or ("", None)
+    return Endpoint(
+        hostname=_checked_hostname(hostname),
+        port=port,
+        connectable=connectable,
+        source_address=(_checked_hostname(host), source_port or None) if host else None,
+    )
+
+
+def _local_hostname(name: Any) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str) or not LOCAL_HOSTNAME.fullmatch(name):
+        raise ValueError(f"local_hostname is a domain or an address literal, not {name!r}")
+    return name

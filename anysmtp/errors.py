@@ -1,0 +1,269 @@
+"""The exceptions, and whose fault each is.
+
+::
+
+    SMTPException                     anything below
+    ├─ SMTPConnectError               no connection: name, network, greeting     (ConnectionError)
+    ├─ SMTPServerDisconnected         the connection was lost or closed          (ConnectionError)
+    ├─ SMTPTimeoutError               the client's own timeout, never yours      (TimeoutError)
+    ├─ SMTPTLSError                   encryption wanted and not had
+    ├─ SMTPProtocolError              the server broke the grammar
+    ├─ SMTPNotSupported               the server does not offer what is needed
+    ├─ SMTPMessageTooLarge            over the size that the server declared
+    ├─ SMTPAuthenticationError        the login was refused, or not possible
+    ├─ SMTPRecipientsRefused          the server took none of the recipients
+    └─ SMTPResponseException          a command was refused, with the server's reply
+       ├─ SMTPHeloError               EHLO or HELO
+       ├─ SMTPSenderRefused           MAIL
+       └─ SMTPDataError               DATA, or the message after it
+
+The caller's mistakes are ValueError, TypeError and RuntimeError, raised before a byte is sent.
+The caller's own cancellation and timeouts pass through as what they are. Every exception here
+can be pickled, and constructed by tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ._reply import Reply
+
+if TYPE_CHECKING:
+    from ._delivery import Delivery, Outcome
+
+__all__ = [
+    "SMTPAuthenticationError",
+    "SMTPConnectError",
+    "SMTPDataError",
+    "SMTPException",
+    "SMTPHeloError",
+    "SMTPMessageTooLarge",
+    "SMTPNotSupported",
+    "SMTPProtocolError",
+    "SMTPRecipientsRefused",
+    "SMTPResponseException",
+    "SMTPSenderRefused",
+    "SMTPServerDisconnected",
+    "SMTPTLSError",
+    "SMTPTimeoutError",
+]
+
+
+class SMTPException(Exception):
+    """Whatever went wrong between the client and the server.
+
+    ``str()`` reads ``smtp.example.com:587 RCPT TO:<b@x>: 550 5.1.1 no such user``.
+    """
+
+    server: str | None
+    """The server, as ``"smtp.example.com:587"``."""
+    command: str | None
+    """The command that failed, as ``"RCPT TO:<b@x>"``; never with a secret."""
+    delivery: Delivery[Any] | None
+    """What is known about each recipient, if this ended a send."""
+    connection_closed: bool
+    """Whether the connection is gone."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reply: Reply | None = None,
+        server: str | None = None,
+        command: str | None = None,
+        delivery: Delivery[Any] | None = None,
+        outcome: Outcome | None = None,
+        connection_closed: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self._reply = reply
+        self.server = server
+        self.command = command
+        self.delivery = delivery
+        self.connection_closed = connection_closed
+        self._message = message
+        self._outcome: Outcome | None = outcome
+
+    @property
+    def reply(self) -> Reply | None:
+        """The server's reply, if one is the reason."""
+        return self._reply
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What became of the message, if this ended a send: the worst of its recipients'."""
+        if self._outcome is None and self.delivery is not None:
+            return self.delivery.outcome
+        return self._outcome
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the server may have the message although this was raised (RFC 1047)."""
+        return self.outcome == "in_doubt"
+
+    @property
+    def may_retry(self) -> bool:
+        """Whether sending again can work, and cannot deliver twice.
+
+        With a ``delivery``, to its ``retry_recipients``.
+        """
+        if is_final(self):
+            return False
+        if self.delivery is not None:
+            return self.delivery.may_retry
+        if self.outcome == "not_sent":
+            return True
+        return self.reply is not None and self.reply.is_transient and not self.in_doubt
+
+    def __str__(self) -> str:
+        where = " ".join(filter(None, (self.server, self.command)))
+        what = self._message
+        if self.reply is not None:
+            what = f"{what} ({self.reply})" if what else str(self.reply)
+        return ": ".join(filter(None, (where, what)))
+
+
+class SMTPConnectError(SMTPException, ConnectionError):
+    """No connection came about: the name, the network or the server's greeting says no."""
+
+
+class SMTPServerDisconnected(SMTPException, ConnectionError):
+    """The connection was lost, or closed by the server (`reply` is its 421, if it sent one)."""
+
+
+class SMTPTimeoutError(SMTPException, TimeoutError):
+    """The client's own timeout (`Timeouts`) expired; the connection is closed.
+
+    A timeout of the caller's, such as ``anyio.fail_after``, raises what the caller's code
+    raises: a plain TimeoutError.
+    """
+
+
+class SMTPTLSError(SMTPException):
+    """The connection could not be encrypted as the caller asked; it is closed."""
+
+
+class SMTPProtocolError(SMTPException):
+    """The server said what SMTP does not allow; the connection is closed."""
+
+
+class SMTPNotSupported(SMTPException):
+    """The server does not offer an extension that is needed; nothing was sent."""
+
+
+class SMTPMessageTooLarge(SMTPException):
+    """The message is larger than the server's declared maximum (RFC 1870); nothing was sent."""
+
+
+class SMTPAuthenticationError(SMTPException):
+    """The login was refused, or no mechanism fits what the server offers."""
+
+
+class SMTPRecipientsRefused(SMTPException):
+    """The server took the message for no recipient.
+
+    With ``require_all`` or `Receipt.raise_for_refused`: it refused some of them.
+    """
+
+    refused: Mapping[str, Reply]
+    """The server's reply to each refused recipient; keys are the addresses as given."""
+
+    def __init__(
+        self,
+        refused: Mapping[str, Reply],
+        *,
+        server: str | None = None,
+        command: str | None = None,
+        delivery: Delivery[Any] | None = None,
+        outcome: Outcome | None = None,
+        connection_closed: bool = False,
+    ) -> None:
+        refused = dict(refused)
+        super().__init__(
+            "" if len(refused) == 1 else f"{len(refused)} recipients refused, first",
+            reply=next(iter(refused.values()), None),
+            server=server,
+            command=command or next((f"RCPT TO:<{key}>" for key in refused), None),
+            delivery=delivery,
+            outcome=outcome,
+            connection_closed=connection_closed,
+        )
+        self.args = (refused,)
+        self.refused = refused
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What became of the message: ``"refused"`` where no send says otherwise."""
+        return super().outcome or "refused"
+
+    @property
+    def may_retry(self) -> bool:
+        """Whether a recipient was refused for now only, and sending again to it can work."""
+        if self.delivery is not None:
+            return self.delivery.may_retry
+        return any(reply.is_transient for reply in self.refused.values())
+
+
+class SMTPResponseException(SMTPException):
+    """A command was refused; the connection can be used further unless `connection_closed`."""
+
+    def __init__(
+        self,
+        reply: Reply,
+        *,
+        server: str | None = None,
+        command: str | None = None,
+        delivery: Delivery[Any] | None = None,
+        outcome: Outcome | None = None,
+        connection_closed: bool = False,
+    ) -> None:
+        super().__init__(
+            reply=reply,
+            server=server,
+            command=command,
+            delivery=delivery,
+            outcome=outcome,
+            connection_closed=connection_closed,
+        )
+        self.args = (reply,)
+
+    @property
+    def reply(self) -> Reply:
+        """The server's reply."""
+        assert self._reply is not None
+        return self._reply
+
+    @property
+    def code(self) -> int:
+        """The reply code."""
+        return self.reply.code
+
+
+class SMTPHeloError(SMTPResponseException):
+    """The server refused EHLO and HELO."""
+
+
+class SMTPSenderRefused(SMTPResponseException):
+    """The server refused the sender (MAIL)."""
+
+
+class SMTPDataError(SMTPResponseException):
+    """The server refused the message: DATA, or its content after the final dot."""
+
+
+def is_final(error: BaseException | None) -> bool:
+    """Whether the same send, tried again, would only fail in the same way again.
+
+    What the server does not offer it will not offer to the next try, and a wrong password that is
+    tried again locks the account.
+    """
+    if isinstance(error, SMTPAuthenticationError):
+        return error.reply is None or error.reply.is_permanent
+    return isinstance(error, (SMTPNotSupported, SMTPMessageTooLarge))
+
+
+def with_outcome(error: SMTPException, outcome: Outcome) -> SMTPException:
+    """The same error, with what became of the message where no Delivery says it."""
+    error._outcome = outcome
+    return error

@@ -8,6 +8,9 @@ any end but the expected one, be it an error, a timeout or cancellation:
 - `_read_until`: replies that nobody waits for any more would be taken for the next task's;
 - `_send_long`, which writes and reads at once.
 
+And a turn that ends in the middle of a conversation, a 354 without its message, ends the
+channel too.
+
 The rule: the session is broken first, synchronously, then the stream is closed, and nothing is ever
 sent in it again. A broken channel costs one connection; a channel that is out of step would cost
 somebody's mail. What a reply means is worked out in the step that reads it (`Session.next_reply`),
@@ -22,6 +25,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -68,13 +72,13 @@ class Body:
 
 
 class Channel:
-    """One session on one stream. Its methods are called by the holder of `turn`."""
+    """One session on one stream. Its methods are called by the holder of the `turn`."""
 
     def __init__(self, link: Link, timeouts: Timeouts) -> None:
         self.link = link
         self.timeouts = timeouts
         self.session = Session()
-        self.turn = anyio.Lock(fast_acquire=True)
+        self._lock = anyio.Lock(fast_acquire=True)
         self.is_stale = False
         """Whether the server has said that it takes no more mail on this connection."""
 
@@ -84,9 +88,18 @@ class Channel:
         return self.session.broken is None and self.session.goodbye is None
 
     @property
+    def is_idle(self) -> bool:
+        """Whether the next one can begin, as far as is known: nobody speaks, nothing is open."""
+        return self.is_open and self.session.is_quiet and not self._lock.locked()
+
+    @property
     def is_reusable(self) -> bool:
         """Whether a look at an idle connection finds it as it was left."""
-        return self.is_open and self.session.is_quiet and _connect.looks_alive(self.link.stream)
+        return self.is_idle and _connect.looks_alive(self.link.stream)
+
+    def turn(self) -> Turn:
+        """``async with channel.turn()``: wait until nobody else speaks."""
+        return Turn(self, self._lock)
 
     async def exchange(
         self,
@@ -288,3 +301,28 @@ class Channel:
         if _wire.isEnabledFor(logging.DEBUG):
             for line in lines:
                 _wire.debug("%s %s %s", self.link.server, direction, line)
+
+
+class Turn:
+    """The right to speak on a channel, for as long as the block takes."""
+
+    __slots__ = ("_channel", "_lock")
+
+    def __init__(self, channel: Channel, lock: anyio.Lock) -> None:
+        self._channel = channel
+        self._lock = lock
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._channel.is_open and not self._channel.session.is_quiet:
+                await self._channel.break_off("a conversation was not finished")
+        finally:
+            self._lock.release()

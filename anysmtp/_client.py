@@ -168,7 +168,7 @@ class SMTP(BaseMailer):
         channel = claim.connection
         assert channel is not None
         try:
-            async with channel.turn:
+            async with channel.turn():
                 return await _dialogue.deliver(
                     channel, clock, job, ledger, pipelining=self._settings.pipelining
                 )
@@ -215,8 +215,7 @@ class SMTP(BaseMailer):
         """Keep the connection if its session is in order, else close it."""
         channel = claim.connection
         assert channel is not None
-        in_order = channel.is_open and channel.session.is_quiet and not channel.turn.locked()
-        if in_order and not channel.is_stale and self._state != "closed":
+        if channel.is_idle and not channel.is_stale and self._state != "closed":
             self._pool.release(claim, channel)
         else:
             self._pool.release(claim, None)
@@ -235,10 +234,14 @@ class SMTP(BaseMailer):
     async def _say_goodbye(self) -> None:
         """QUIT on every connection, all at once; what does not answer in time is closed."""
         idle = self._pool.drain()
-        with anyio.move_on_after(_QUIT_TIMEOUT):
-            async with anyio.create_task_group() as group:
-                for channel in idle:
-                    group.start_soon(_quit, channel)
+        try:
+            with anyio.move_on_after(_QUIT_TIMEOUT):
+                async with anyio.create_task_group() as group:
+                    for channel in idle:
+                        group.start_soon(_quit, channel)
+        finally:
+            for channel in idle:
+                await channel.break_off("the client was closed")
 
     async def _abort(self) -> None:
         """End everything that is under way, and close every connection."""
@@ -343,7 +346,7 @@ class _Stale(Exception):
 
 async def _quit(channel: Channel) -> None:
     try:
-        async with channel.turn:
+        async with channel.turn():
             with Clock(channel.link.server) as clock:
                 await _dialogue.quit_now(channel, clock)
     except SMTPException as error:

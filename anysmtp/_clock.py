@@ -108,23 +108,24 @@ class Clock:
         self._held = False
         self._aborted: str | None = None
         self._waiting_for = ""
-        self._seconds: float | None = None
+        self._seconds = 0.0
         self._scope = anyio.CancelScope()
         self.hint = ""
         """What to tell the user if the deadline passes."""
 
     def start(self, seconds: float | None, waiting_for: str) -> None:
         """From now on, so many seconds for this; no effect while the clock is held."""
-        if self._held:
-            self._waiting_for = waiting_for
-            return
-        self._seconds, self._waiting_for = seconds, waiting_for
-        self._scope.deadline = math.inf if seconds is None else anyio.current_time() + seconds
+        self._waiting_for = waiting_for
+        if seconds is None:
+            self.stop()
+        elif not self._held:
+            self._seconds = seconds
+            self._scope.deadline = anyio.current_time() + seconds
 
     def stop(self) -> None:
         """What follows is not timed."""
-        if not self._held and self._seconds is not None:
-            self._seconds = None
+        # The seconds are kept: a deadline that has just passed may be felt only after this.
+        if not self._held and self._scope.deadline != math.inf:
             self._scope.deadline = math.inf
 
     def hold(self, seconds: float | None, waiting_for: str) -> None:
@@ -151,7 +152,9 @@ class Clock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._scope.__exit__(exc_type, exc, traceback):
+        # What it returns says less: trio's says yes where there was no exception at all.
+        self._scope.__exit__(exc_type, exc, traceback)
+        if self._scope.cancelled_caught:
             raise self._error() from None
 
     def _error(self) -> SMTPException:

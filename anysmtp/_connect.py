@@ -228,8 +228,10 @@ _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_
 
 
 def _is_loopback(stream: ByteStream) -> bool:
-    host = stream.extra(SocketAttribute.remote_address)[0]
-    address = ip_address(str(host).partition("%")[0])
+    remote = stream.extra(SocketAttribute.remote_address, None)
+    if remote is None:
+        return False  # The server has reset the connection already.
+    address = ip_address(str(remote[0]).partition("%")[0])
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 

@@ -269,7 +269,7 @@ class SMTPConnection(BaseMailer):
         if self._is_retired:
             raise RuntimeError("the connection was given back to its client")
         channel = self._channel
-        async with channel.turn:
+        async with channel.turn():
             with Clock(channel.link.server) as clock:
                 await _dialogue.greet(channel, clock)
                 if ready and channel.session.phase == "greeted":

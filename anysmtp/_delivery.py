@@ -7,7 +7,7 @@ between: that is what makes the view true.
 
 The facts about a recipient move along these lines only::
 
-    not_sent ──(RCPT refused)──────────────> refused
+    not_sent ──(refused before its end)─────> refused
     not_sent ──(terminator about to leave)──> in_doubt ──(final reply)──> accepted | refused
 
 and back to not_sent, by `Ledger.start`, for those that a further attempt asks again: never from
@@ -68,8 +68,10 @@ class Ledger:
 
     @property
     def outcome(self) -> Outcome:
+        """The worst of them; nothing was sent where there was nobody to send to."""
         outcomes: list[Outcome] = [outcome for outcome, _ in self._facts.values()]
-        return max(outcomes, key=_WORST.index)
+        of_nobody: Outcome = "not_sent"
+        return max(outcomes, key=_WORST.index, default=of_nobody)
 
     def start(self, recipients: Iterable[str]) -> None:
         """An attempt begins: these recipients will be asked for, and nothing is known of them."""

@@ -13,6 +13,7 @@ from email.headerregistry import Address
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from ._reply import Reply
+from .errors import SMTPRecipientsRefused
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -119,7 +120,5 @@ class Receipt:
     def raise_for_refused(self) -> Self:
         """Return this receipt, or raise SMTPRecipientsRefused if any recipient was refused."""
         if self.refused:
-            from .errors import SMTPRecipientsRefused
-
             raise SMTPRecipientsRefused(self.refused, server=self.server)
         return self

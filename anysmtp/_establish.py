@@ -35,7 +35,7 @@ async def establish(
         if settings.tls == "implicit":
             await _connect.encrypt(link, await tls_context(), hint=_STARTTLS_HINT)
         channel = Channel(link, settings.timeouts)
-        async with channel.turn:
+        async with channel.turn():
             await _make_ready(channel, clock, settings, tls_context)
     except BaseException:
         await _connect.close(link)

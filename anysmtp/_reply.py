@@ -19,8 +19,9 @@ from dataclasses import dataclass
 #     status-code ::= class "." subject "." detail
 # with the class equal to the first digit. Some servers write it twice, or on the first line
 # of a multi-line reply only: the first one counts.
-_ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?![\w.])")
-_UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+_ENHANCED = re.compile(r"([245])\.[0-9]{1,3}\.[0-9]{1,3}(?![\w.])")
+# An undecodable byte stands as a surrogate, whose low eight bits it is.
+_UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -82,5 +83,4 @@ class Reply:
 
 def printable(text: str) -> str:
     """Text of a server, safe to print: control characters and undecodable bytes as escapes."""
-    text = _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)

@@ -24,7 +24,7 @@ from anyio.abc import ByteStreamConnectable
 from . import sasl
 from ._clock import Timeouts
 from ._connect import Endpoint
-from ._grammar import LOCAL_HOSTNAME
+from ._grammar import CONTROLS, LOCAL_HOSTNAME
 
 TLSMode: TypeAlias = Literal["auto", "implicit", "starttls", "opportunistic", "off"]
 Pipelining: TypeAlias = Literal["auto", "off"]
@@ -121,11 +121,11 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         tls="implicit" if tls == "auto" and port == 465 else tls,
         tls_context=context,
         mechanisms=mechanisms,
-        allow_plaintext_auth=bool(options.get("allow_plaintext_auth", False)),
+        allow_plaintext_auth=_flag("allow_plaintext_auth", options, False),
         local_hostname=_local_hostname(options.get("local_hostname")),
         timeouts=Timeouts.of(options.get("timeout", Timeouts())),
-        require_all=bool(options.get("require_all")),
-        add_missing_headers=bool(options.get("add_missing_headers", True)),
+        require_all=_flag("require_all", options, False),
+        add_missing_headers=_flag("add_missing_headers", options, True),
         pipelining=pipelining == "auto",
     )
 
@@ -159,6 +159,9 @@ class _URLError(ValueError):
 
 
 def _from_url(url: str) -> tuple[str, int | None, Options]:
+    # `urlsplit` would take some of them out without a word.
+    if CONTROLS.search(url):
+        raise _URLError("it has a control character")
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         raise _URLError(f"the scheme is one of {', '.join(_SCHEMES)}")
@@ -167,26 +170,30 @@ def _from_url(url: str) -> tuple[str, int | None, Options]:
     if {key for key, _ in query} - set(_QUERY):
         raise _URLError(f"the query has a key that is none of {', '.join(_QUERY)}")
     for key, value in query:
+        if key in options:
+            raise _URLError(f"the query has {key} twice")
         cast("dict[str, Any]", options)[key] = _QUERY[key](value)
     if parts.username is not None:
         options["username"] = unquote(parts.username)
-        options["password"] = unquote(parts.password or "")
+    if parts.password is not None:
+        options["password"] = unquote(parts.password)
     hostname = unquote(parts.hostname or "")
     if parts.scheme.endswith("+unix"):
-        if not parts.path.startswith("/"):
-            raise _URLError("the path of a unix socket starts with /")
+        if not parts.path.startswith("/") or parts.fragment:
+            raise _URLError("the path of a unix socket starts with /, and there is no fragment")
         options["connectable"] = PurePath(unquote(parts.path))
-        return hostname or "localhost", parts.port, options
-    if parts.path not in ("", "/") or parts.fragment or not hostname:
+        hostname = hostname or "localhost"
+    elif parts.path not in ("", "/") or parts.fragment or not hostname:
         raise _URLError("it has a host, a port and a query, no path and no fragment")
-    return hostname, parts.port, options
+    # Checked here, where what is wrong with it is not shown: it may be a password that got there.
+    return _checked_hostname(hostname), parts.port, options
 
 
 def default_local_hostname() -> str | None:
     """This host's name if it is one that EHLO may give (RFC 5321 section 4.1.1.1)."""
     name = socket.gethostname()
     is_valid = "." in name and LOCAL_HOSTNAME.fullmatch(name) is not None
-    return name if is_valid and not name.startswith("localhost.") else None
+    return name if is_valid and not name.lower().startswith("localhost.") else None
 
 
 def _one_of(name: str, value: Any, choices: Any) -> Any:
@@ -201,6 +208,12 @@ def _instance(name: str, value: Any, kind: type) -> Any:
     return value
 
 
+def _flag(name: str, options: Mapping[str, Any], default: bool) -> bool:
+    """No truth values of other types: ``allow_plaintext_auth="no"`` must not mean yes."""
+    value = _instance(name, options.get(name), bool)
+    return default if value is None else bool(value)
+
+
 def _mechanisms(options: Options) -> tuple[sasl.Mechanism, ...]:
     username, password = options.get("username"), options.get("password")
     auth = options.get("auth")
@@ -208,8 +221,8 @@ def _mechanisms(options: Options) -> tuple[sasl.Mechanism, ...]:
         if auth is None:
             return ()
         mechanisms = (auth,) if isinstance(auth, sasl.Mechanism) else tuple(auth)
-        for mechanism in mechanisms:
-            _instance("auth", mechanism, sasl.Mechanism)
+        if not all(isinstance(mechanism, sasl.Mechanism) for mechanism in mechanisms):
+            raise TypeError("auth is a mechanism of anysmtp.sasl, or several of them")
         return mechanisms
     if auth is not None:
         raise ValueError("auth stands instead of username and password, not beside them")
@@ -260,14 +273,20 @@ def _endpoint(hostname: str, port: int, options: Options) -> Endpoint:
             raise TypeError(f"connectable is a path or a ByteStreamConnectable: {connectable!r}")
         if options.get("source_address") is not None:
             raise ValueError("source_address is for TCP, not for a connectable")
-    source = options.get("source_address")
-    host, source_port = (source, None) if isinstance(source, str) else source or ("", None)
     return Endpoint(
         hostname=_checked_hostname(hostname),
         port=port,
         connectable=connectable,
-        source_address=(_checked_hostname(host), source_port or None) if host else None,
+        source_address=_source_address(options.get("source_address")),
     )
+
+
+def _source_address(source: str | tuple[str, int] | None) -> tuple[str, int | None] | None:
+    """The host, and the port if it is to be a certain one; 0 is any."""
+    if source is None:
+        return None
+    host, port = (source, 0) if isinstance(source, str) else source
+    return _checked_hostname(host), _checked_port(port) if port else None
 
 
 def _local_hostname(name: Any) -> str | None:

@@ -181,10 +181,10 @@ class SMTPRecipientsRefused(SMTPException):
     ) -> None:
         refused = dict(refused)
         super().__init__(
-            "" if len(refused) == 1 else f"{len(refused)} recipients refused, first",
+            f"{len(refused)} recipients refused, first" if len(refused) > 1 else "",
             reply=next(iter(refused.values()), None),
             server=server,
-            command=command or next((f"RCPT TO:<{key}>" for key in refused), None),
+            command=command or next((f"RCPT TO:{_path(key)}" for key in refused), None),
             delivery=delivery,
             outcome=outcome,
             connection_closed=connection_closed,
@@ -255,12 +255,17 @@ class SMTPDataError(SMTPResponseException):
 def is_final(error: BaseException | None) -> bool:
     """Whether the same send, tried again, would only fail in the same way again.
 
-    What the server does not offer it will not offer to the next try, and a wrong password that is
-    tried again locks the account.
+    What the server does not offer it will not offer to the next try, a wrong password that is
+    tried again locks the account, and the caller's mistakes stay what they are.
     """
     if isinstance(error, SMTPAuthenticationError):
-        return error.reply is None or error.reply.is_permanent
-    return isinstance(error, (SMTPNotSupported, SMTPMessageTooLarge))
+        return error.reply is None or not error.reply.is_transient
+    return isinstance(error, (SMTPNotSupported, SMTPMessageTooLarge, ValueError, TypeError))
+
+
+def _path(key: str) -> str:
+    """The path in an address as given, ``a@x`` or ``Name <a@x>``."""
+    return key[key.rindex("<") :] if key.endswith(">") and "<" in key else f"<{key}>"
 
 
 def with_outcome(error: SMTPException, outcome: Outcome) -> SMTPException:

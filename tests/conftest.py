@@ -18,6 +18,8 @@ import pytest
 
 import anysmtp
 
+pytest_plugins = ["support.fixtures"]
+
 HAS_TRIO = importlib.util.find_spec("trio") is not None
 CHOSEN = os.environ.get("ANYSMTP_BACKENDS")
 

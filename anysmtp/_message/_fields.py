@@ -36,7 +36,7 @@ def text_of(value: object) -> str:
         text = _text_of_legacy(value)
     elif isinstance(value, BaseHeader) and _is_malformed(value):
         # Its str() leaves out what the email package's parser did not understand.
-        text = value.fold(policy=_AS_GIVEN).partition(":")[2]
+        text = value.fold(policy=_AS_GIVEN).partition(":")[2].removesuffix("\r\n")
     else:
         text = str(value)
     return _FOLD.sub("", decoded(text)).replace("\t", " ").strip(" ")

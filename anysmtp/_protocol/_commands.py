@@ -33,6 +33,8 @@ class Command:
         if found := CONTROLS.search(text):
             raise ValueError(f"control character {found[0]!r} in {(shown or text)!r}")
         self.verb = verb or text.partition(" ")[0].upper()
+        if not self.verb:
+            raise ValueError(f"a command starts with its verb, not {text!r}")
         self.is_secret = shown is not None
         self.shown = shown or text
         try:

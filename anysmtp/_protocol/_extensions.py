@@ -18,7 +18,9 @@ from collections.abc import Iterator, Mapping
 
 from .._reply import Reply
 
-_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:[ =\t]+(.*?))?\s*", re.DOTALL)
+_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:[ =\t]+(.*))?", re.DOTALL)
+# RFC 1870 section 6: size-value ::= 1*20DIGIT
+_SIZE = re.compile(r"[0-9]{1,20}")
 
 
 class Extensions(Mapping[str, str]):
@@ -37,7 +39,7 @@ class Extensions(Mapping[str, str]):
         self._keywords: dict[str, str] = {}
         oddities: list[str] = []
         for line in reply.lines[1:] if reply is not None else ():
-            if not (found := _LINE.fullmatch(line)):
+            if not (found := _LINE.fullmatch(line.rstrip())):
                 oddities.append(f"not a keyword: {line!r}")
                 continue
             keyword, parameters = found[1].upper(), found[2] or ""
@@ -69,7 +71,7 @@ class Extensions(Mapping[str, str]):
         ``SIZE 0`` and ``SIZE`` alone declare no limit.
         """
         number = self.get("SIZE", "")
-        return int(number) or None if number.isascii() and number.isdigit() else None
+        return int(number) or None if _SIZE.fullmatch(number) else None
 
     @property
     def auth(self) -> tuple[str, ...]:

@@ -92,8 +92,9 @@ class Session:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether every command has its reply, and nothing beyond them was received."""
-        return not self._awaited and self._parser.is_empty
+        """Whether the session is between two commands, with nothing owed by either side."""
+        is_in_the_middle = self._awaited or self._phase in ("body", "auth")
+        return not is_in_the_middle and self._parser.is_empty
 
     @property
     def received(self) -> bytes:
@@ -169,14 +170,18 @@ class Session:
     def _follow(self, awaited: Awaited, reply: Reply) -> None:
         """Move the phase as the reply says."""
         verb = awaited.command.verb
-        if success := awaited.is_success(reply):
+        if awaited.is_success(reply):
             if not awaited.written:
                 raise SMTPProtocolError("accepted before the end of the message", reply=reply)
             # Behind a refused MAIL a server may still say yes to RCPT: the phase stays.
             reached = _states.NEXT[self._phase].get(_row(verb), self._phase)
             self._phase = _states.ALWAYS_REACHED.get(verb, reached)
             if verb in _states.ENDS_TRANSACTION:
-                self.may_have_transaction = False
+                # The next transaction may have been opened in the same flight.
+                verbs = {behind.command.verb for behind in self._awaited}
+                self.may_have_transaction = not verbs.isdisjoint(_states.OPENS_TRANSACTION)
+            if verb in ("EHLO", "HELO"):
+                self.extensions = Extensions(reply if verb == "EHLO" else None)
         elif verb in _states.CHALLENGED and reply.is_intermediate:
             self._phase = "auth"
         elif reply.code < 400:
@@ -187,8 +192,6 @@ class Session:
             )
         elif self._phase in ("body", "auth"):
             self._phase = "ready"
-        if verb == "EHLO":
-            self.extensions = Extensions(reply if success else None)
 
 
 def _row(verb: str) -> str:

@@ -15,7 +15,9 @@ the answers to the commands behind it will be no as well.
     rcpt       RCPT was accepted at least once
     body       DATA was answered with 354: what is written now is the message
     auth       AUTH was answered with 334: what is written now answers a challenge (RFC 4954)
-    closed     QUIT was accepted, or the server said 421
+    closed     QUIT was accepted
+
+A 421 ends a session in any phase: see `Session.goodbye`.
 
 A missing cell is an error: `NEXT[phase]` has no entry for a verb that cannot be sent in it.
 """

@@ -131,9 +131,6 @@ class Transaction:
         if not reply.is_positive:
             self._refusal = SMTPDataError(reply, command="end of data")
 
-    def take_lone(self, reply: Reply) -> None:
-        """The reply to a lone dot, which means nothing: there was nobody to send to."""
-
     def result(self, server: str) -> Receipt:
         """The Receipt; or the refusal, raised."""
         if self._refusal is None and not self._taken:

@@ -26,7 +26,7 @@ class Plain(Mechanism):
         prepared("password", self.password)
 
     def start(self) -> Exchange:
-        return _Scripted([f"{self.authzid}\0{self.username}\0{self.password}"], speaks_first=True)
+        return _Scripted(f"{self.authzid}\0{self.username}\0{self.password}")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -45,18 +45,17 @@ class Login(Mechanism):
     def start(self) -> Exchange:
         # The challenges are not compared to anything: servers word them differently, and a
         # client that asked for LOGIN says its name first and its password second.
-        return _Scripted([self.username, self.password], speaks_first=True)
+        return _Scripted(self.username, self.password)
 
 
 class _Scripted(Exchange):
-    """Says what it has to say, one thing a challenge, whatever the challenges are."""
+    """Speaks first, and says one thing more at each challenge, whatever that is."""
 
-    def __init__(self, script: list[str], *, speaks_first: bool) -> None:
-        self._script = script
-        self._speaks_first = speaks_first
+    def __init__(self, *script: str) -> None:
+        self._script = list(script)
 
     def initial_response(self) -> bytes | None:
-        return self._script.pop(0).encode() if self._speaks_first else None
+        return self._script.pop(0).encode()
 
     def step(self, challenge: bytes) -> bytes | None:
         return self._script.pop(0).encode() if self._script else None

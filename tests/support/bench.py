@@ -1,0 +1,95 @@
+"""A server that is the judge of what became of each message, and clients for it.
+
+Messages are told apart by their subject. The server answers the end of each with its subject, so a
+reply that was taken for another message's shows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+from anyio import wait_all_tasks_blocked
+
+from anysmtp import SMTP, Delivery, Receipt
+
+from .records import Message
+from .scripted import DEFAULT_KEYWORDS, ScriptedServer
+from .tls import Certificates
+
+Transport: TypeAlias = Literal["plain", "starttls", "implicit"]
+TRANSPORTS: tuple[Transport, ...] = ("plain", "starttls", "implicit")
+
+RECIPIENTS = ("b@x.test", "c@x.test")
+SMALL = 200
+LARGE = 200_000
+"""Goes out in pieces, while the client listens."""
+
+
+class Bench:
+    """``async with Bench(transport, certificates) as bench``."""
+
+    def __init__(
+        self, transport: Transport, certificates: Certificates, *, pipelining: bool = True
+    ) -> None:
+        keywords = [word for word in DEFAULT_KEYWORDS if pipelining or word != "PIPELINING"]
+        self.server = ScriptedServer(
+            script=self._answer,
+            keywords=keywords,
+            starttls=certificates.server if transport == "starttls" else None,
+            implicit_tls=certificates.server if transport == "implicit" else None,
+        )
+        self._options: dict[str, Any] = {"tls": "off", "timeout": None}
+        if transport != "plain":
+            self._options |= {"tls": transport, "tls_context": certificates.client}
+
+    async def __aenter__(self) -> Bench:
+        await self.server.__aenter__()
+        await self.server.listen()
+        await wait_all_tasks_blocked()
+        return self
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        await self.server.__aexit__(*exc_info)
+
+    def client(self) -> SMTP:
+        return SMTP("127.0.0.1", self.server.port, **self._options)
+
+    def received(self, subject: str) -> list[Message]:
+        """The messages of this subject whose end has arrived."""
+        return [message for message in self.server.received if subject_of(message) == subject]
+
+    def judge(self, subject: str, delivery: Delivery[Any]) -> None:
+        """What the Delivery says must be what the server saw; all its connections have ended."""
+        received = self.received(subject)
+        assert len(received) <= 1, "sent twice"
+        outcome = delivery.outcome
+        if outcome == "accepted":
+            assert len(received) == 1
+            assert tuple(delivery.accepted) == RECIPIENTS
+        elif outcome == "not_sent":
+            assert not received, "called not_sent, and the server has it"
+            assert delivery.may_retry
+        else:
+            assert outcome == "in_doubt"
+            assert not delivery.may_retry
+        assert delivery.phase == "done"
+
+    def _answer(self, line: str) -> str | None:
+        return f"250 2.0.0 {subject_of(self.server.received[-1])}" if line == "." else None
+
+
+async def send(
+    smtp: SMTP, subject: str, size: int = SMALL, delivery: Delivery[Any] | None = None
+) -> Receipt:
+    receipt = await smtp.sendmail("a@x.test", RECIPIENTS, message(subject, size), delivery=delivery)
+    assert receipt.reply.text == f"2.0.0 {subject}", "the reply to another message"
+    return receipt
+
+
+def message(subject: str, size: int = SMALL) -> bytes:
+    line = b"." + b"x" * 69 + b"\r\n"
+    return b"Subject: " + subject.encode() + b"\r\n\r\n" + line * (size // len(line))
+
+
+def subject_of(received: Message) -> str:
+    return received.data.partition(b"\r\n")[0].decode().removeprefix("Subject: ")

@@ -1,0 +1,37 @@
+"""The client's own timeouts, each waited for to its end, in trio's virtual time."""
+
+from __future__ import annotations
+
+import pytest
+
+trio = pytest.importorskip("trio")
+
+import anyio
+from support.scripted import ScriptedServer
+from support.tls import Certificates
+from test_stalls import POINTS, Stalling, stall_points
+from trio.testing import MockClock
+
+from anysmtp import SMTP, SMTPTimeoutError, Timeouts
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+@stall_points
+async def test_a_stalled_send_ends_when_its_timeout_is_over(
+    point: str, certificates: Certificates
+) -> None:
+    stalling = Stalling(point, certificates)
+    start = anyio.current_time()
+    async with stalling.server:
+        with pytest.raises(SMTPTimeoutError, match=f"nothing came within {POINTS[point]}") as caught:
+            await stalling.send()
+    assert anyio.current_time() - start == pytest.approx(POINTS[point], abs=1)
+    assert caught.value.connection_closed
+    assert caught.value.delivery is stalling.delivery
+    stalling.judge(point)

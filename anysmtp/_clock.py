@@ -91,6 +91,7 @@ def _checked(name: str, seconds: object) -> float | None:
     return seconds
 
 
+DEFAULT = Timeouts()
 Timeouts.RFC5321 = Timeouts(300, connect=300, command=300, data=180, final=600)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from anyio import to_thread
 from anyio.abc import ByteStream
 
-from . import _connect, _dialogue, sasl
+from . import _clock, _connect, _dialogue, sasl
 from ._channel import Channel
 from ._clock import Clock, Timeouts
 from ._connect import Link
@@ -67,7 +67,7 @@ class SMTPConnection(BaseMailer):
         stream: ByteStream,
         hostname: str = "localhost",
         *,
-        timeout: Timeouts | float | None = 60,
+        timeout: Timeouts | float | None = _clock.DEFAULT,
         local_hostname: str | None = None,
         allow_plaintext_auth: bool = False,
     ) -> None:
@@ -76,6 +76,7 @@ class SMTPConnection(BaseMailer):
         self._allow_plaintext_auth = allow_plaintext_auth
         self._pipelining = True
         self._is_retired = False
+        self._is_utf8 = False  # whether the transaction that is open uses SMTPUTF8
 
     @property
     def extensions(self) -> Extensions:
@@ -145,8 +146,13 @@ class SMTPConnection(BaseMailer):
         mailbox = parse_sender(sender)
         parameters = _commands.parameters(options)
         path = "" if mailbox is None else mailbox.ascii or mailbox.utf8
+        is_utf8 = any(parameter.upper() == "SMTPUTF8" for parameter in parameters)
+        if mailbox is not None and mailbox.ascii is None and not is_utf8:
+            raise ValueError(f"{mailbox.given} needs the option SMTPUTF8")
         command = _commands.mail(path, parameters)
-        return await self._demand(command, SMTPSenderRefused, ready=True)
+        reply = await self._demand(command, SMTPSenderRefused, ready=True)
+        self._is_utf8 = is_utf8
+        return reply
 
     async def rcpt(self, recipient: AddressLike, options: Iterable[str] = ()) -> Reply:
         """RCPT (RFC 5321 section 4.1.1.3) with options such as ``"NOTIFY=NEVER"``.
@@ -154,6 +160,8 @@ class SMTPConnection(BaseMailer):
         SMTPRecipientsRefused.
         """
         mailbox = parse_address(recipient)
+        if mailbox.ascii is None and not self._is_utf8:
+            raise ValueError(f"{mailbox.given} needs a MAIL with the option SMTPUTF8")
         command = _commands.rcpt(mailbox.ascii or mailbox.utf8, _commands.parameters(options))
         try:
             return await self._demand(command, SMTPResponseException, ready=True)

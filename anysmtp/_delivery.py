@@ -70,8 +70,7 @@ class Ledger:
     def outcome(self) -> Outcome:
         """The worst of them; nothing was sent where there was nobody to send to."""
         outcomes: list[Outcome] = [outcome for outcome, _ in self._facts.values()]
-        of_nobody: Outcome = "not_sent"
-        return max(outcomes, key=_WORST.index, default=of_nobody)
+        return max(outcomes or ["not_sent"], key=_WORST.index)
 
     def start(self, recipients: Iterable[str]) -> None:
         """An attempt begins: these recipients will be asked for, and nothing is known of them."""

@@ -15,6 +15,7 @@ from . import _connect, _dialogue
 from ._channel import Channel
 from ._clock import Clock
 from ._settings import Settings, default_local_hostname
+from .errors import SMTPTLSError
 
 _log = logging.getLogger("anysmtp")
 
@@ -61,7 +62,12 @@ async def _make_ready(
     await _dialogue.greet(channel, clock)
     await _dialogue.hello(channel, clock, name)
     if _wants_starttls(channel, settings):
-        await _dialogue.start_tls(channel, clock, await tls_context(), name)
+        try:
+            await _dialogue.start_tls(channel, clock, await tls_context(), name)
+        except SMTPTLSError:
+            # A refusal, and not a handshake that failed: RFC 7435 section 3 goes on in clear.
+            if settings.tls != "opportunistic" or not channel.is_open:
+                raise
     if settings.mechanisms:
         # No EHLO afterwards: RFC 4954 asks for one only behind a SASL security layer, and some
         # servers refuse it.

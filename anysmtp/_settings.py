@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from anyio.abc import ByteStreamConnectable
 
-from . import sasl
+from . import _clock, sasl
 from ._clock import Timeouts
 from ._connect import Endpoint
 from ._grammar import CONTROLS, LOCAL_HOSTNAME
@@ -123,7 +123,7 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         mechanisms=mechanisms,
         allow_plaintext_auth=_flag("allow_plaintext_auth", options, False),
         local_hostname=_local_hostname(options.get("local_hostname")),
-        timeouts=Timeouts.of(options.get("timeout", Timeouts())),
+        timeouts=Timeouts.of(options.get("timeout", _clock.DEFAULT)),
         require_all=_flag("require_all", options, False),
         add_missing_headers=_flag("add_missing_headers", options, True),
         pipelining=pipelining == "auto",

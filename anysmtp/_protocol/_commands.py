@@ -17,6 +17,8 @@ from .._grammar import CONTROLS, ESMTP_PARAMETER
 # ENVID; NOTIFY, ORCPT), SMTPUTF8 10 (RFC 6531), and the paths themselves may be UTF-8.
 _MAX_LINE = 512
 _MAX_LINES = {"MAIL": 2048, "RCPT": 2048, "VRFY": 1024, "EXPN": 1024}
+# So that a line with a path of 256 octets is never too long.
+_MAX_PARAMETERS = 1500
 # RFC 4954 section 4: 12288 octets of base64 for a response.
 _MAX_RESPONSE = 12288
 
@@ -93,6 +95,8 @@ def parameters(options: Iterable[str]) -> tuple[str, ...]:
     if isinstance(options, str):
         raise TypeError(f"options are several strings, not one: {options!r}")
     checked = tuple(options)
+    if sum(map(len, checked)) > _MAX_PARAMETERS:
+        raise ValueError(f"parameters of more than {_MAX_PARAMETERS} characters")
     for option in checked:
         if not ESMTP_PARAMETER.fullmatch(option):
             raise ValueError(f"no parameter of MAIL or RCPT: {option!r}")

@@ -48,11 +48,6 @@ class ReplyParser:
         """Whether nothing was received beyond the replies that were handed out."""
         return not self._buffer and not self._lines
 
-    @property
-    def received(self) -> bytes:
-        """What was received beyond the replies that were handed out, but for parsed lines."""
-        return bytes(self._buffer)
-
     def feed(self, data: bytes) -> None:
         self._buffer += data
 

@@ -96,11 +96,6 @@ class Session:
         is_in_the_middle = self._awaited or self._phase in ("body", "auth")
         return not is_in_the_middle and self._parser.is_empty
 
-    @property
-    def received(self) -> bytes:
-        """What was received and is not part of a reply that was read."""
-        return self._parser.received
-
     def send(self, command: Command, sink: Callable[[Reply], None] | None = None) -> Awaited:
         """Queue a command, whose ``line`` the caller now writes.
 
@@ -184,7 +179,7 @@ class Session:
                 self.extensions = Extensions(reply if verb == "EHLO" else None)
         elif verb in _states.CHALLENGED and reply.is_intermediate:
             self._phase = "auth"
-        elif reply.code < 400:
+        elif reply.code < 400 and _row(verb) != "other":
             raise SMTPProtocolError(
                 f"not a reply to {awaited.command.shown}",
                 reply=reply,

@@ -18,9 +18,10 @@ connection. A 354 for which no recipient is left is answered by a lone dot (sect
 its final reply means nothing.
 
 Every reply goes through `take`, in the order of the commands, whatever the earlier ones said; each
-moves the `Ledger` in the same step. Refusals that are not about this message (421, or 554 to
-RSET or MAIL: "too many errors", "no more mail on this connection") leave its recipients not_sent
-and set `is_stale`.
+moves the `Ledger` in the same step. A 421, and 554 to RSET, are not about this message: its
+recipients are left not_sent, and `is_stale` is set. 554 to MAIL can mean either ("no more mail on
+this connection", or this sender): it is a refusal, and sets `is_stale`, so that it is
+believed only on a connection that is new.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class Transaction:
         plan.append((self._mail, self._take_mail))
         for recipient in self._job.recipients:
             rcpt = _commands.rcpt(self._path(recipient), self._job.rcpt_options)
-            plan.append((rcpt, self._take_rcpt(recipient.given)))
+            plan.append((rcpt, self._take_rcpt(recipient.given, rcpt)))
         plan.append((_commands.DATA, self._take_data))
         return plan
 
@@ -187,7 +188,7 @@ class Transaction:
             self._ledger.refuse((recipient.given for recipient in self._job.recipients), reply)
             self._refusal = SMTPSenderRefused(reply, command=self._mail.shown)
 
-    def _take_rcpt(self, key: str) -> Callable[[Reply], None]:
+    def _take_rcpt(self, key: str, command: Command) -> Callable[[Reply], None]:
         def take(reply: Reply) -> None:
             if self._refusal is not None:
                 return
@@ -197,7 +198,7 @@ class Transaction:
             self._rcpt_refused[key] = reply
             self._ledger.refuse((key,), reply)
             if reply.code == 421:
-                self._hang_up(reply, f"RCPT TO:<{key}>")
+                self._hang_up(reply, command.shown)
 
         return take
 

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anysmtp._envelope import Content
+from anysmtp._message import RawContent, message_id_of
+
+OCTETS = st.lists(
+    st.sampled_from([b"\r", b"\n", b"\r\n", b"a", b":", b" ", b".", b"\xc3\xbc", b"To: x"]),
+    max_size=30,
+).map(b"".join)
+
+
+def whole(content: Content) -> bytes:
+    return b"".join(content.chunks())
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (b"", b""),
+        (b"a", b"a\r\n"),
+        (b"a\r\n", b"a\r\n"),
+        (b"a\nb\n", b"a\r\nb\r\n"),
+        (b"a\rb", b"a\r\nb\r\n"),
+        (b"a\r\r\nb\n\r", b"a\r\n\r\nb\r\n\r\n"),
+        (b"a\n.\nb", b"a\r\n.\r\nb\r\n"),
+        (b"a\n.\r\nb\r.\rc", b"a\r\n.\r\nb\r\n.\r\nc\r\n"),
+        (b"\x0b\x0c\x85\x00", b"\x0b\x0c\x85\x00\r\n"),
+        (b"\n", b"\r\n"),
+    ],
+)
+def test_every_line_ends_in_crlf_and_dots_are_left(message: bytes, expected: bytes) -> None:
+    assert whole(RawContent(message)) == expected
+
+
+@given(OCTETS)
+def test_normalising_gives_the_same_lines(message: bytes) -> None:
+    octets = whole(RawContent(message))
+    lines = re.split(rb"\r\n|\r|\n", message)
+    assert octets.split(b"\r\n") == (lines if not lines[-1] else [*lines, b""])
+    assert not re.search(rb"(?<!\r)\n|\r(?!\n)", octets)
+    assert RawContent(message).size == len(octets)
+
+
+@given(OCTETS)
+def test_normalising_is_idempotent(message: bytes) -> None:
+    once = RawContent(message)
+    twice = RawContent(whole(once))
+    assert whole(twice) == whole(once)
+    assert (twice.size, twice.is_8bit, twice.is_utf8) == (once.size, once.is_8bit, once.is_utf8)
+
+
+@given(st.integers(0, 5), st.integers(-3, 3), st.sampled_from([b"", b"\r\n", b"\n"]))
+def test_chunks_join_to_the_whole_and_none_is_large(count: int, extra: int, end: bytes) -> None:
+    message = b"x" * max(0, count * 64 * 1024 + extra) + end
+    content = RawContent(message)
+    chunks = list(content.chunks())
+    assert b"".join(chunks) == message.replace(b"\n", b"").replace(b"\r", b"") + b"\r\n" * bool(
+        message
+    )
+    assert all(0 < len(chunk) <= 64 * 1024 + 2 for chunk in chunks)
+    assert content.size == sum(map(len, chunks))
+    assert list(content.chunks()) == chunks
+
+
+def test_clean_octets_are_not_copied() -> None:
+    message = b"To: x\r\n\r\ntext\r\n"
+    assert next(RawContent(message).chunks()) is message
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_buffers_are_copied(kind: Any) -> None:
+    buffer = bytearray(b"a\r\n")
+    content = RawContent(kind(buffer))
+    buffer[0] = 0
+    assert whole(content) == b"a\r\n"
+
+
+def test_a_slice_of_a_buffer_is_taken_as_it_is_seen() -> None:
+    assert whole(RawContent(memoryview(b"a.b.")[::2])) == b"ab\r\n"
+
+
+def test_text_is_encoded_as_utf_8() -> None:
+    content = RawContent("Subject: a\n\nGrüße\n")
+    assert whole(content) == "Subject: a\r\n\r\nGrüße\r\n".encode()
+    assert content.is_8bit
+
+
+def test_line_separators_of_unicode_are_text() -> None:
+    assert whole(RawContent("a\u2028b\x85")) == "a\u2028b\x85\r\n".encode()
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udcfc"])
+def test_lone_surrogates_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="has no encoding in UTF-8"):
+        RawContent(text)
+
+
+@pytest.mark.parametrize("message", [None, 3, ["a"]])
+def test_other_types_are_refused(message: Any) -> None:
+    with pytest.raises(TypeError):
+        RawContent(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "is_8bit", "is_utf8"),
+    [
+        ("", False, False),
+        ("Subject: a\n\ntext", False, False),
+        ("Subject: a\n\nGrüße", True, False),
+        ("Subject: Grüße\n\ntext", True, True),
+        ("Subject: a\n Grüße\n\ntext", True, True),
+        ("Subject: a\n\nX: ü\n\n", True, False),
+        ("\nX: ü\n", True, False),
+        ("Subject: a\nno field: ü\n", True, False),
+        ("Grüße ohne Kopf\n", True, False),
+        ("Subject: ü", True, True),
+        ("Subject : ü", True, True),
+    ],
+)
+def test_what_a_server_must_offer(message: str, is_8bit: bool, is_utf8: bool) -> None:
+    content = RawContent(message)
+    assert (content.is_8bit, content.is_utf8) == (is_8bit, is_utf8)
+
+
+@pytest.mark.parametrize(
+    ("message", "section"),
+    [
+        (b"A: b\nC: d\n\nE: f\n", b"A: b\r\nC: d\r\n\r\n"),
+        (b"A: b\n\tc\nD e: f\n", b"A: b\r\n\tc\r\n"),
+        (b"\nA: b\n", b"\r\n"),
+        (b"A: b", b"A: b"),
+        (b"A: b\n", b"A: b\r\n"),
+        (b"", b""),
+    ],
+)
+def test_the_header_section_ends_where_no_field_is(message: bytes, section: bytes) -> None:
+    assert RawContent(message).header_section() == section
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (b"Message-ID: <a@x>\r\n\r\n", "<a@x>"),
+        (b"A: b\nmessage-id:<a@x>\nC: d\n", "<a@x>"),
+        (b"Message-ID:\n <a@x>\nC: d\n", "<a@x>"),
+        (b"MESSAGE-ID: \r\n\t<a@x> \r\n", "<a@x>"),
+        ("Message-Id: <ü@x>\n".encode(), "<ü@x>"),
+        (b"Message-Id: <\xff@x>\n", "<\ufffd@x>"),
+        (b"Message-ID: <a@x>\nMessage-ID: <b@x>\n", "<a@x>"),
+        (b"Message-ID:\nC: d\n", None),
+        (b"X-Message-ID: <a@x>\n", None),
+        (b"Subject: a\n Message-ID: <a@x>\n", None),
+        (b"Subject: a\n\nMessage-ID: <a@x>\n", None),
+        (b"", None),
+    ],
+)
+def test_the_message_id_of_a_raw_message(message: bytes, expected: str | None) -> None:
+    assert message_id_of(message) == expected
+    assert message_id_of(RawContent(message)) == expected

@@ -1,0 +1,84 @@
+"""The kit as pytest fixtures: a plugin that ``tests/conftest.py`` names in `pytest_plugins`.
+
+What costs something to make is made once per run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from anyio.pytest_plugin import extract_backend_and_options
+
+from .aiosmtpd_server import AiosmtpdServer
+from .cancel import How, hows
+from .postfix import Postfix, why_not
+from .tls import Certificates
+
+USERS = {"ann": "correct horse", "jörg": "pässwörd"}
+"""Who may log in to the real servers."""
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A certificate authority, and contexts made from it; see `Certificates`."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def aiosmtpd_plain() -> Iterator[AiosmtpdServer]:
+    """A real aiosmtpd without TLS and logins."""
+    with AiosmtpdServer() as server:
+        yield server
+
+
+@pytest.fixture
+def aiosmtpd_starttls(certificates: Certificates) -> Iterator[AiosmtpdServer]:
+    """A real aiosmtpd that takes mail after STARTTLS and a login of one of `USERS`."""
+    with AiosmtpdServer(starttls=certificates.server, users=USERS, require_auth=True) as server:
+        yield server
+
+
+@pytest.fixture
+def aiosmtpd_implicit(certificates: Certificates) -> Iterator[AiosmtpdServer]:
+    """A real aiosmtpd on TLS, that takes mail after a login of one of `USERS`."""
+    with AiosmtpdServer(implicit_tls=certificates.server, users=USERS, require_auth=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postfix(certificates: Certificates) -> Iterator[Postfix]:
+    """A real Postfix, with `USERS`; see `Postfix`.
+
+    Where there can be none the test is skipped, or fails if ``ANYSMTP_REQUIRE_POSTFIX`` is 1.
+    """
+    reason = why_not()
+    if reason and os.environ.get("ANYSMTP_REQUIRE_POSTFIX") == "1":
+        pytest.fail(f"Postfix is required, but {reason}")
+    if reason:
+        pytest.skip(reason)
+    with Postfix(certificates.server_file, USERS) as server:
+        yield server
+
+
+@pytest.fixture(params=hows("asyncio"))
+def cancel_how(request: pytest.FixtureRequest) -> How:
+    """Each way of stopping a coroutine that the test's backend has; see `cancel_at`."""
+    how: How = request.param
+    return how
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of a way of cancelling that their backend does not have are not tests."""
+    vain = [item for item in items if not _has_its_how(item)]
+    if vain:
+        config.hook.pytest_deselected(items=vain)
+        items[:] = [item for item in items if item not in vain]
+
+
+def _has_its_how(item: pytest.Item) -> bool:
+    parameters: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+    how = parameters.get("cancel_how")
+    backend, _ = extract_backend_and_options(parameters.get("anyio_backend", ""))
+    return how is None or how in hows(backend)

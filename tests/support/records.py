@@ -1,0 +1,95 @@
+"""What a scripted server saw: the judge of what a client did.
+
+A message is *received* when its end has arrived, whatever the server answers, and *accepted* when
+the server answered, or would have answered had it been able to, that it takes it. Accepted is
+what must never be called not_sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+# quit: the client said QUIT. eof: it closed without. lost: it reset the connection, or the
+# TLS layer failed. script: the server ended it. None: it is still open.
+End: TypeAlias = Literal["quit", "eof", "lost", "script"]
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """One AUTH exchange that came to its end."""
+
+    mechanism: str
+    username: str
+    password: str
+    accepted: bool
+
+
+@dataclass(slots=True)
+class Message:
+    """A message whose end has arrived, with its envelope as the server had understood it."""
+
+    sender: str
+    """The reverse-path without its brackets; empty for the null one."""
+    recipients: list[str]
+    """The accepted recipients, without brackets."""
+    data: bytes
+    """The octets as they came over the wire, without the stuffed dots and the final one."""
+    mail_options: list[str] = field(default_factory=list[str])
+    rcpt_options: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
+    tls: bool = False
+    username: str | None = None
+    accepted_for: list[str] = field(default_factory=list[str])
+    """The recipients for which the server took it: all or none, but of LMTP."""
+
+    @property
+    def accepted(self) -> bool:
+        return bool(self.accepted_for)
+
+
+@dataclass
+class Record:
+    """What the server saw and said on one connection."""
+
+    number: int
+    """The place of the connection among those to the server, from 0."""
+    writes: list[bytes] = field(default_factory=list[bytes])
+    """What arrived, decrypted, as it arrived: on memory streams one entry per `send` of the client,
+    under TLS one per TLS record (a `send` of up to 16 KiB is one), on sockets as it comes."""
+    commands: list[bytes] = field(default_factory=list[bytes])
+    """Every line of the client outside of messages, with its line end."""
+    replies: list[bytes] = field(default_factory=list[bytes])
+    """Every reply in the order in which they left, or would have left but for a cut."""
+    received: list[Message] = field(default_factory=list[Message])
+    """The messages whose end has arrived."""
+    logins: list[Login] = field(default_factory=list[Login])
+    violations: list[str] = field(default_factory=list[str])
+    """What the client did that SMTP does not allow."""
+    hello: str | None = None
+    """The argument of the last EHLO, HELO or LHLO that was accepted."""
+    tls_version: str | None = None
+    """None without TLS."""
+    client_certificate: bytes | None = None
+    """The client's certificate (DER), if the server asked for one and got it."""
+    tls_error: Exception | None = None
+    """What the TLS layer died of."""
+    sent: int = 0
+    """Bytes of replies sent, before encryption."""
+    sent_on_wire: int = 0
+    """Bytes sent, after encryption."""
+    end: End | None = None
+    """How the connection ended; None while it is open."""
+
+    @property
+    def messages(self) -> list[Message]:
+        """The messages that the server took."""
+        return [message for message in self.received if message.accepted]
+
+    @property
+    def verbs(self) -> list[str]:
+        """The first word of each line of the client, in upper case."""
+        return [command.split()[0].decode().upper() for command in self.commands if command.split()]
+
+    @property
+    def tls(self) -> bool:
+        return self.tls_version is not None

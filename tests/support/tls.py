@@ -1,0 +1,121 @@
+"""A certificate authority for the tests, and whatever contexts they want of it.
+
+The servers are called `SERVER_NAMES`. Everything is made when it is first asked for, and once.
+"""
+
+from __future__ import annotations
+
+import ssl
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+
+import trustme
+
+SERVER_NAMES = ("localhost", "127.0.0.1", "::1", "mail.example.test", "smtp.example.com")
+
+
+class Certificates:
+    """Contexts and files; the files are in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def ca(self) -> trustme.CA:
+        return trustme.CA()
+
+    # The server's contexts
+
+    @cached_property
+    def server(self) -> ssl.SSLContext:
+        """For a server that is called `SERVER_NAMES`."""
+        return _server_context(self._server_certificate)
+
+    @cached_property
+    def server_tls12(self) -> ssl.SSLContext:
+        """The same, with TLS 1.2 at most."""
+        context = _server_context(self._server_certificate)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+    @cached_property
+    def server_asking(self) -> ssl.SSLContext:
+        """The same, and it wants a certificate of the client."""
+        context = _server_context(self._server_certificate)
+        context.verify_mode = ssl.CERT_REQUIRED
+        self.ca.configure_trust(context)
+        return context
+
+    @cached_property
+    def server_misnamed(self) -> ssl.SSLContext:
+        """For a server that is not called `SERVER_NAMES`."""
+        return _server_context(self.ca.issue_cert("elsewhere.example.org"))
+
+    @cached_property
+    def server_expired(self) -> ssl.SSLContext:
+        """Its certificate was good in 2001."""
+        start, end = (datetime(2001, month, 1, tzinfo=timezone.utc) for month in (1, 2))
+        return _server_context(
+            self.ca.issue_cert(*SERVER_NAMES, not_before=start, not_after=end),
+        )
+
+    @cached_property
+    def server_untrusted(self) -> ssl.SSLContext:
+        """Its certificate is of an authority that nobody knows."""
+        return _server_context(trustme.CA().issue_cert(*SERVER_NAMES))
+
+    @cached_property
+    def _server_certificate(self) -> trustme.LeafCert:
+        return self.ca.issue_cert(*SERVER_NAMES)
+
+    # The client's contexts
+
+    @cached_property
+    def client(self) -> ssl.SSLContext:
+        """Trusts the authority and nobody else."""
+        return ssl.create_default_context(cafile=str(self.cafile))
+
+    @cached_property
+    def client_certified(self) -> ssl.SSLContext:
+        """The same, with a certificate of its own."""
+        context = ssl.create_default_context(cafile=str(self.cafile))
+        context.load_cert_chain(self.client_cert, self.client_key)
+        return context
+
+    # As files
+
+    @cached_property
+    def cafile(self) -> Path:
+        """The authority's certificate."""
+        return self._write("ca.pem", self.ca.cert_pem.bytes())
+
+    @cached_property
+    def server_file(self) -> Path:
+        """The server's key, its certificate, and what leads to the authority."""
+        pem = self._server_certificate.private_key_and_cert_chain_pem
+        return self._write("server.pem", pem.bytes())
+
+    @cached_property
+    def client_cert(self) -> Path:
+        pem = self._client_certificate.cert_chain_pems[0]
+        return self._write("client-cert.pem", pem.bytes())
+
+    @cached_property
+    def client_key(self) -> Path:
+        return self._write("client-key.pem", self._client_certificate.private_key_pem.bytes())
+
+    @cached_property
+    def _client_certificate(self) -> trustme.LeafCert:
+        return self.ca.issue_cert("client@example.test")
+
+    def _write(self, name: str, pem: bytes) -> Path:
+        path = self.folder / name
+        path.write_bytes(pem)
+        return path
+
+
+def _server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    return context

@@ -47,17 +47,21 @@ def aiosmtpd_implicit(certificates: Certificates) -> Iterator[AiosmtpdServer]:
         yield server
 
 
+def check_postfix(reason: str | None) -> None:
+    """Skip the test, or fail it, if there is a reason why Postfix cannot be had."""
+    if reason and os.environ.get("ANYSMTP_REQUIRE_POSTFIX") == "1":
+        pytest.fail(f"Postfix is required here. {reason}")
+    elif reason:
+        pytest.skip(reason)
+
+
 @pytest.fixture(scope="session")
 def postfix(certificates: Certificates) -> Iterator[Postfix]:
     """A real Postfix, with `USERS`; see `Postfix`.
 
     Where there can be none the test is skipped, or fails if ``ANYSMTP_REQUIRE_POSTFIX`` is 1.
     """
-    reason = why_not()
-    if reason and os.environ.get("ANYSMTP_REQUIRE_POSTFIX") == "1":
-        pytest.fail(f"Postfix is required, but {reason}")
-    if reason:
-        pytest.skip(reason)
+    check_postfix(why_not())
     with Postfix(certificates.server_file, USERS) as server:
         yield server
 

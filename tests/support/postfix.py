@@ -346,12 +346,17 @@ class Postfix:
             )
 
     def _stop(self) -> None:
+        if self._master.returncode is not None:
+            return
         self._master.terminate()
-        try:
-            self._master.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._master.pid, signal.SIGKILL)
-            self._master.wait()
+        end = time.monotonic() + _PATIENCE
+        ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while not os.waitid(os.P_PID, self._master.pid, ended) and time.monotonic() < end:
+            time.sleep(0.005)
+        # It is not reaped yet, so the process group is certainly still its own: what is left of
+        # it goes now, and does not write into the folder any more.
+        os.killpg(self._master.pid, signal.SIGKILL)
+        self._master.wait()
 
     def _output(self) -> str:
         return (self.folder / "log" / "output").read_text("utf-8", "replace")

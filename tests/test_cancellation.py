@@ -7,12 +7,12 @@ got twice, the next message gets its own replies, and nothing is left open.
 from __future__ import annotations
 
 import pytest
+
+from anysmtp import Delivery
 from support.bench import LARGE, SMALL, TRANSPORTS, Bench, Transport, send
 from support.cancel import How, cancel_at
 from support.leaks import no_leaks
 from support.tls import Certificates
-
-from anysmtp import Delivery
 
 pytestmark = pytest.mark.anyio
 

@@ -8,10 +8,6 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from support.bench import LARGE, SMALL, Bench, Transport, send
-from support.leaks import no_leaks
-from support.tls import Certificates
-from support.wire import Close
 
 from anysmtp import (
     Delivery,
@@ -20,6 +16,10 @@ from anysmtp import (
     SMTPServerDisconnected,
     SMTPTLSError,
 )
+from support.bench import LARGE, SMALL, Bench, Transport, send
+from support.leaks import no_leaks
+from support.tls import Certificates
+from support.wire import Close
 
 pytestmark = pytest.mark.anyio
 

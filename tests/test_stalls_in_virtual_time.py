@@ -7,12 +7,11 @@ import pytest
 trio = pytest.importorskip("trio")
 
 import anyio
-from support.scripted import ScriptedServer
-from support.tls import Certificates
-from test_stalls import POINTS, Stalling, stall_points
 from trio.testing import MockClock
 
-from anysmtp import SMTP, SMTPTimeoutError, Timeouts
+from anysmtp import SMTPTimeoutError
+from support.tls import Certificates
+from test_stalls import POINTS, Stalling, stall_points
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +28,9 @@ async def test_a_stalled_send_ends_when_its_timeout_is_over(
     stalling = Stalling(point, certificates)
     start = anyio.current_time()
     async with stalling.server:
-        with pytest.raises(SMTPTimeoutError, match=f"nothing came within {POINTS[point]}") as caught:
+        with pytest.raises(
+            SMTPTimeoutError, match=f"nothing came within {POINTS[point]}"
+        ) as caught:
             await stalling.send()
     assert anyio.current_time() - start == pytest.approx(POINTS[point], abs=1)
     assert caught.value.connection_closed

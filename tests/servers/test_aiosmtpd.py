@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+
+import anysmtp
+from anysmtp import SMTP, SMTPAuthenticationError
 from support.aiosmtpd_server import AiosmtpdServer
 from support.fixtures import USERS
 from support.letters import letter
 from support.tls import Certificates
-
-import anysmtp
-from anysmtp import SMTP, SMTPAuthenticationError
 
 pytestmark = pytest.mark.anyio
 

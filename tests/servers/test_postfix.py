@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from support.letters import letter
-from support.postfix import Postfix
-from support.tls import Certificates
 
 from anysmtp import (
     SMTP,
@@ -17,7 +14,9 @@ from anysmtp import (
     SMTPRecipientsRefused,
     SMTPSenderRefused,
 )
-
+from support.letters import letter
+from support.postfix import Postfix
+from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
 
@@ -85,7 +84,7 @@ async def test_refused_recipients_and_retryable_ones(postfix: Postfix) -> None:
         assert tuple(receipt.accepted) == (good,)
         assert receipt.refused["unknown@example.test"].enhanced == "5.1.1"
         assert delivery.retry_recipients == receipt.retry_recipients == ("later@example.test",)
-        with pytest.raises(SMTPRecipientsRefused, match="450 4.2.0"):
+        with pytest.raises(SMTPRecipientsRefused, match=r"450 4\.2\.0"):
             await smtp.sendmail(
                 "a@example.test",
                 ["unknown@example.test", good, "later@example.test"],
@@ -99,9 +98,9 @@ async def test_a_refused_message_does_not_spoil_the_next(postfix: Postfix) -> No
     """Postfix keeps the transaction open after a refused end of data."""
     recipient = postfix.address()
     async with plain(postfix) as smtp:
-        with pytest.raises(SMTPDataError, match="550 5.7.1"):
+        with pytest.raises(SMTPDataError, match=r"550 5\.7\.1"):
             await smtp.sendmail("refused-data@example.test", recipient, RAW)
-        with pytest.raises(SMTPSenderRefused, match="550 5.7.1"):
+        with pytest.raises(SMTPSenderRefused, match=r"550 5\.7\.1"):
             await smtp.sendmail("refused@example.test", recipient, RAW)
         with pytest.raises(SMTPRecipientsRefused):
             await smtp.sendmail("a@example.test", "unknown@example.test", RAW)
@@ -114,7 +113,7 @@ async def test_a_server_that_hangs_up_at_a_recipient(postfix: Postfix) -> None:
     good = postfix.address()
     async with plain(postfix) as smtp:
         delivery: Delivery[None] = Delivery()
-        with pytest.raises(ConnectionError, match="421 4.7.0"):
+        with pytest.raises(ConnectionError, match=r"421 4\.7\.0"):
             await smtp.sendmail(
                 "a@example.test", [good, "quit421@example.test"], RAW, delivery=delivery
             )

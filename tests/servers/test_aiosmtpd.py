@@ -118,19 +118,19 @@ async def test_a_refused_recipient_does_not_keep_the_others_from_the_message() -
 
 
 async def test_the_command_layer(aiosmtpd_plain: AiosmtpdServer) -> None:
-    async with SMTP(aiosmtpd_plain.host, aiosmtpd_plain.port) as smtp:
-        async with smtp.connection() as conn:
-            assert conn.extensions.size == 10_000_000
-            assert (await conn.noop()).code == 250
-            assert (await conn.vrfy("ann@example.test")).code == 252
-            assert (await conn.help()).code in (214, 250)
-            assert (await conn.command("FROB")).code == 500
-            await conn.mail("a@x.test", ["BODY=8BITMIME"])
-            await conn.rcpt("b@x.test")
-            await conn.rset()
-            await conn.mail("", ["SIZE=10"])
-            await conn.rcpt("b@x.test")
-            assert (await conn.data("one\n.two")).code == 250
+    smtp = SMTP(aiosmtpd_plain.host, aiosmtpd_plain.port)
+    async with smtp, smtp.connection() as conn:
+        assert conn.extensions.size == 10_000_000
+        assert (await conn.noop()).code == 250
+        assert (await conn.vrfy("ann@example.test")).code == 252
+        assert (await conn.help()).code in (214, 250)
+        assert (await conn.command("FROB")).code == 500
+        await conn.mail("a@x.test", ["BODY=8BITMIME"])
+        await conn.rcpt("b@x.test")
+        await conn.rset()
+        await conn.mail("", ["SIZE=10"])
+        await conn.rcpt("b@x.test")
+        assert (await conn.data("one\n.two")).code == 250
     [delivered] = aiosmtpd_plain.messages
     assert delivered.data == b"one\r\n.two\r\n"
     assert delivered.sender == "<>"

@@ -85,20 +85,23 @@ class SMTP(BaseMailer):
     async def connect(self) -> Extensions:
         """Open a connection and check it now; what the server offers on it.
 
-        Does nothing where one is open already. Raises as a send would that has to connect;
-        cancelled, it leaves nothing open.
+        Does nothing where one is open already. SMTPConnectError, SMTPTLSError, SMTPHeloError,
+        SMTPAuthenticationError, SMTPNotSupported for a missing STARTTLS, and what may go wrong
+        in any conversation. In whatever way it fails, cancellation included, it leaves nothing
+        open.
         """
         with _Call(self) as clock:
             claim = await self._lease(clock)
             channel = claim.connection
             assert channel is not None
-            self._pool.release(claim, channel)
+            await self._give_back(claim)
             return channel.session.extensions
 
     def connection(self) -> Borrowed:
         """One connection for oneself: ``async with smtp.connection() as conn``.
 
-        Entering waits for one, and raises as a send would that has to connect.
+        Entering waits for one, and raises as `connect` does. RuntimeError if this task has it
+        already.
         """
         return Borrowed(self)
 
@@ -117,7 +120,9 @@ class SMTP(BaseMailer):
         self._state = "closing"
         try:
             while self._calls or self._pool.in_use:
-                self._ended = anyio.Event()
+                # Several tasks may close the client: they all wait for the same event.
+                if self._ended is None or self._ended.is_set():
+                    self._ended = anyio.Event()
                 await self._ended.wait()
             await self._say_goodbye()
         finally:

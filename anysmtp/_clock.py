@@ -34,6 +34,7 @@ class Timeouts:
     """The minimums of RFC 5321 section 4.5.3.2."""
 
     default: float | None
+    """What ``command`` and ``data`` are where they are not given."""
     connect: float | None
     """DNS, TCP, TLS, greeting, EHLO and login, all together."""
     command: float | None

@@ -70,7 +70,10 @@ class Link:
     @property
     def address_literal(self) -> str:
         """This side's address as EHLO gives it (RFC 5321 section 4.1.3)."""
-        address = self.stream.extra(SocketAttribute.local_address, None)
+        address: object = None
+        # Of a socket that is closed already nothing can be asked.
+        with suppress(*STREAM_ERRORS):
+            address = self.stream.extra(SocketAttribute.local_address, None)
         if not isinstance(address, tuple):
             return "[127.0.0.1]"
         host = address[0].partition("%")[0]

@@ -74,6 +74,7 @@ class Ledger:
 
     def start(self, recipients: Iterable[str]) -> None:
         """An attempt begins: these recipients will be asked for, and nothing is known of them."""
+        self.phase = "waiting"
         self.bytes_sent = 0
         self.receipt = self.error = None
         for key in recipients:

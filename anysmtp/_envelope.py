@@ -84,7 +84,9 @@ class Envelope:
     """
 
     sender: AddressLike | None = None
+    """The reverse-path, ``""`` for the null one; None: as the header fields say."""
     recipients: Recipients | None = None
+    """The forward-paths; None: as the header fields say."""
     mail_options: Iterable[str] = ()
     """Parameters of the MAIL command as they stand in it, such as ``"RET=HDRS"``."""
     rcpt_options: Iterable[str] = ()

@@ -15,7 +15,7 @@ from . import _connect, _dialogue
 from ._channel import Channel
 from ._clock import Clock
 from ._settings import Settings, default_local_hostname
-from .errors import SMTPTLSError
+from .errors import SMTPException, SMTPTLSError
 
 _log = logging.getLogger("anysmtp")
 
@@ -38,8 +38,10 @@ async def establish(
         channel = Channel(link, settings.timeouts)
         async with channel.turn():
             await _make_ready(channel, clock, settings, tls_context)
-    except BaseException:
+    except BaseException as error:
         await _connect.close(link)
+        if isinstance(error, SMTPException):
+            error.connection_closed = True
         raise
     clock.release()
     version = link.stream.extra(TLSAttribute.tls_version, "no TLS")

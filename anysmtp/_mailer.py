@@ -123,9 +123,10 @@ class BaseMailer(ABC):
 
         The Receipt says who was refused; SMTPRecipientsRefused is raised if all were.
         SMTPSenderRefused and SMTPDataError if the server does not take the message;
-        SMTPNotSupported and SMTPMessageTooLarge if it never would; any other SMTPException with
-        the connection. ValueError before anything is sent, for malformed addresses, no
-        sender, no recipients, or two blocks of Resent- fields.
+        SMTPNotSupported and SMTPMessageTooLarge if it never would. After these the connection
+        goes on. SMTPServerDisconnected, SMTPTimeoutError and SMTPProtocolError end it; a client
+        that has to connect may raise whatever `SMTP.connect` does. ValueError before anything is
+        sent, for malformed addresses, no sender, no recipients, or two blocks of Resent- fields.
 
         Cancelled or timed out, the message is not sent, or in doubt if its end had left; the
         ``delivery`` says which. The connection is closed then.
@@ -181,8 +182,7 @@ class BaseMailer(ABC):
         mailbox, to = parse_sender(sender), parse_recipients(recipients)
         asked = _Asked(options, sender, recipients, require_all=self._require_all)
         with _Book(asked.delivery, to) as book:
-            in_thread = len(message) > _NORMALISE_IN_THREAD
-            content = await _run(lambda: raw_content(message), in_thread)
+            content = await raw_content(message)
             job = asked.job(mailbox, book.recipients, content, message_id=message_id_of(content))
             return await book.send(job, self._deliver)
 
@@ -191,11 +191,13 @@ class BaseMailer(ABC):
         """Send the job, writing what becomes of it in the ledger."""
 
 
-def raw_content(message: RawMessage) -> RawContent:
+async def raw_content(message: RawMessage) -> RawContent:
     """A raw message as content. TypeError for other types, ValueError for lone surrogates."""
     if not isinstance(message, (bytes, bytearray, memoryview, str)):
         raise TypeError(f"a raw message is bytes or str, not {type(message).__name__}")
-    return RawContent(message)
+    # What the caller can change while a thread works on it is copied now.
+    raw = message if isinstance(message, (bytes, str)) else bytes(message)
+    return await _run(lambda: RawContent(raw), len(raw) > _NORMALISE_IN_THREAD)
 
 
 class _Asked:

@@ -130,12 +130,12 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
     )
 
 
-# The schemes of `from_url`, and what each means for ``tls``.
-_SCHEMES: Mapping[str, TLSMode] = {
-    "smtp": "auto",
+# The schemes of `from_url`, and what each says of ``tls``.
+_SCHEMES: Mapping[str, TLSMode | None] = {
+    "smtp": None,
     "smtp+starttls": "starttls",
     "smtps": "implicit",
-    "smtp+unix": "auto",
+    "smtp+unix": None,
 }
 _QUERY: Mapping[str, Any] = {
     "local_hostname": str,
@@ -165,7 +165,9 @@ def _from_url(url: str) -> tuple[str, int | None, Options]:
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         raise _URLError(f"the scheme is one of {', '.join(_SCHEMES)}")
-    options: Options = {"tls": _SCHEMES[parts.scheme]}
+    options: Options = {}
+    if (tls := _SCHEMES[parts.scheme]) is not None:
+        options["tls"] = tls
     query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     if {key for key, _ in query} - set(_QUERY):
         raise _URLError(f"the query has a key that is none of {', '.join(_QUERY)}")

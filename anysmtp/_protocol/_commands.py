@@ -95,8 +95,8 @@ def parameters(options: Iterable[str]) -> tuple[str, ...]:
     if isinstance(options, str):
         raise TypeError(f"options are several strings, not one: {options!r}")
     checked = tuple(options)
-    if sum(map(len, checked)) > _MAX_PARAMETERS:
-        raise ValueError(f"parameters of more than {_MAX_PARAMETERS} characters")
+    if len(" ".join(checked).encode("utf-8", "replace")) > _MAX_PARAMETERS:
+        raise ValueError(f"parameters of more than {_MAX_PARAMETERS} octets")
     for option in checked:
         if not ESMTP_PARAMETER.fullmatch(option):
             raise ValueError(f"no parameter of MAIL or RCPT: {option!r}")

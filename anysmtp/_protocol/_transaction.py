@@ -183,7 +183,7 @@ class Transaction:
             return
         self.is_stale = reply.code in _GOODBYE
         if reply.code == 421:
-            self._hang_up(reply, "MAIL")
+            self._hang_up(reply, self._mail.shown)
         else:
             self._ledger.refuse((recipient.given for recipient in self._job.recipients), reply)
             self._refusal = SMTPSenderRefused(reply, command=self._mail.shown)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from email.message import EmailMessage
-from typing import Any
+from typing import Any, TypeAlias
 
 from anysmtp import SMTP, Receipt, SMTPConnection
 
 from .bench import RECIPIENTS
+from .script import Answer
 from .scripted import ScriptedServer
+
+Script: TypeAlias = "dict[str, Answer | Sequence[Answer]]"
 
 SENDER = "a@x.test"
 RAW = b"Subject: hello\r\n\r\nhello\r\n"

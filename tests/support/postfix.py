@@ -225,8 +225,6 @@ class Postfix:
         self._stop()
         shutil.rmtree(self.folder)
 
-    # Mail
-
     def address(self, label: str = "box") -> str:
         """An address with a mailbox that nobody else has been given."""
         return f"{label}-{next(self._counter)}@{DOMAIN}"
@@ -252,8 +250,6 @@ class Postfix:
         """What Postfix has to say."""
         path = self.folder / "log" / "maillog"
         return path.read_text("utf-8", "replace") if path.exists() else "(no log)"
-
-    # The server
 
     def _make_folders(self) -> None:
         owner, mailboxes = pwd.getpwnam("postfix"), pwd.getpwnam("nobody")

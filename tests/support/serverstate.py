@@ -127,8 +127,6 @@ class State:
         self._record.hello = self._username = self._transaction = None
         self._offered = []
 
-    # The greeting
-
     def _ehlo(self, argument: str) -> Own:
         keywords = self._keywords()
         reply = lines(250, [self._settings.hostname, *keywords])
@@ -154,7 +152,7 @@ class State:
         keywords = list(settings.keywords)
         if settings.starttls is not None and not self._record.tls:
             keywords.append("STARTTLS")
-        elif settings.users is not None:
+        elif settings.users is not None and not any(word.startswith("AUTH") for word in keywords):
             keywords.append("AUTH PLAIN LOGIN")
         return keywords
 
@@ -164,8 +162,6 @@ class State:
         if self._settings.starttls is None or self._record.tls:
             return Own("502 5.5.1 STARTTLS is not offered")
         return Own("220 2.0.0 Ready", then="handshake")
-
-    # Logging in
 
     def _auth(self, argument: str) -> Own:
         mechanism, _, initial = argument.partition(" ")
@@ -204,8 +200,6 @@ class State:
         good = (self._settings.users or {}).get(username) == password
         self._record.logins.append(Login(mechanism, username, password, good))
         return Own("235 2.7.0 Welcome" if good else "535 5.7.8 Wrong", log_in)
-
-    # The mail transaction
 
     def _mail(self, argument: str) -> Own:
         found = _MAIL.fullmatch(argument)

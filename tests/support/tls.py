@@ -25,8 +25,6 @@ class Certificates:
     def ca(self) -> trustme.CA:
         return trustme.CA()
 
-    # The server's contexts
-
     @cached_property
     def server(self) -> ssl.SSLContext:
         """For a server that is called `SERVER_NAMES`."""
@@ -68,8 +66,6 @@ class Certificates:
         pem = certificate.private_key_and_cert_chain_pem
         return _server_context(self._write(name, pem.bytes()))
 
-    # The client's contexts
-
     @cached_property
     def client(self) -> ssl.SSLContext:
         """Trusts the authority and nobody else."""
@@ -81,8 +77,6 @@ class Certificates:
         context = ssl.create_default_context(cafile=str(self.cafile))
         context.load_cert_chain(self.client_cert, self.client_key)
         return context
-
-    # As files
 
     @cached_property
     def cafile(self) -> Path:

@@ -31,7 +31,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from . import _connect
-from ._clock import Clock, Timeouts
+from ._clock import Clock, Timeouts, seconds_for
 from ._connect import STREAM_ERRORS, Link
 from ._protocol._body import END, DotStuffer
 from ._protocol._commands import Command
@@ -276,7 +276,7 @@ class Channel:
         try:
             while (pair := self.session.next_reply()) is not None:
                 assert pair.reply is not None
-                self._trace("<", str(pair.reply).split("\n"))
+                self._trace("<", pair.reply.written())
         except SMTPProtocolError as error:
             error.server = self.link.server
             error.connection_closed = True
@@ -311,7 +311,7 @@ class Channel:
         """Start the clock for the reply that is next in line."""
         head = self.session.head
         assert head is not None
-        clock.start(self.timeouts.for_reply(head.command.verb), head.command.shown)
+        clock.start(seconds_for(self.timeouts, head.command.verb), head.command.shown)
 
     def _trace(self, direction: str, lines: Iterable[str]) -> None:
         if _wire.isEnabledFor(logging.DEBUG):

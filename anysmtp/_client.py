@@ -24,10 +24,10 @@ from anyio import lowlevel, to_thread
 from . import _connect, _dialogue
 from ._channel import Channel
 from ._clock import Clock
-from ._connection import SMTPConnection, connection_on
+from ._connection import SMTPConnection, connection_on, retire
 from ._delivery import Ledger
 from ._envelope import Job, Receipt
-from ._establish import establish, local_hostname
+from ._establish import establish
 from ._mailer import BaseMailer
 from ._pool import Claim, Pool
 from ._protocol._extensions import Extensions
@@ -296,7 +296,7 @@ class Borrowed:
         settings = client._settings
         self._connection = connection_on(
             channel,
-            local_hostname=local_hostname(channel, settings),
+            local_hostname=settings.local_hostname,
             allow_plaintext_auth=settings.allow_plaintext_auth,
             pipelining=settings.pipelining,
             require_all=settings.require_all,
@@ -312,7 +312,7 @@ class Borrowed:
     ) -> None:
         assert self._claim is not None
         assert self._connection is not None
-        self._connection.retire()
+        retire(self._connection)
         await self._client._give_back(self._claim)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import anyio
 from anyio.abc import ByteStream, ByteStreamConnectable, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
+from ._grammar import LOCAL_HOSTNAME
 from ._reply import Reply
 from .errors import SMTPConnectError, SMTPException, SMTPServerDisconnected, SMTPTLSError
 
@@ -159,6 +161,16 @@ def looks_alive(stream: ByteStream) -> bool:
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)
     return not poll.poll(0)
+
+
+def local_hostname(link: Link) -> str:
+    """What EHLO says of this host, if nobody says otherwise (RFC 5321 section 4.1.4).
+
+    Its name, if that is a domain that EHLO may give; else its address. Never a DNS look-up.
+    """
+    name = socket.gethostname()
+    is_domain = "." in name and LOCAL_HOSTNAME.fullmatch(name) is not None
+    return name if is_domain and not name.lower().startswith("localhost.") else link.address_literal
 
 
 def create_tls_context(

@@ -18,7 +18,7 @@ from anyio.abc import ByteStream
 
 from . import _clock, _connect, _dialogue, sasl
 from ._channel import Channel
-from ._clock import Clock, Timeouts
+from ._clock import Clock, Timeouts, timeouts_of
 from ._connect import Link
 from ._delivery import Ledger
 from ._envelope import AddressLike, Job, Receipt
@@ -74,7 +74,7 @@ class SMTPConnection(BaseMailer):
         local_hostname: str | None = None,
         allow_plaintext_auth: bool = False,
     ) -> None:
-        self._channel = Channel(Link(stream, hostname, hostname), Timeouts.of(timeout))
+        self._channel = Channel(Link(stream, hostname, hostname), timeouts_of(timeout))
         self._local_hostname = local_hostname
         self._allow_plaintext_auth = allow_plaintext_auth
         self._pipelining = True
@@ -259,10 +259,6 @@ class SMTPConnection(BaseMailer):
         state = "closed" if self.is_closed else self._channel.session.phase
         return f"<SMTPConnection {link.server}{tls} {state}>"
 
-    def retire(self) -> None:
-        """Called by the client to which the connection goes back: from now on, RuntimeError."""
-        self._is_retired = True
-
     async def _deliver(self, job: Job, ledger: Ledger) -> Receipt:
         async def transact(clock: Clock) -> Receipt:
             return await _dialogue.deliver(
@@ -298,13 +294,19 @@ class SMTPConnection(BaseMailer):
                 return await talk(clock)
 
     def _name(self, local_hostname: str | None) -> str:
-        return local_hostname or self._local_hostname or self._channel.link.address_literal
+        link = self._channel.link
+        return local_hostname or self._local_hostname or _connect.local_hostname(link)
+
+
+def retire(connection: SMTPConnection) -> None:
+    """It goes back to its client: whoever still uses it gets RuntimeError."""
+    connection._is_retired = True
 
 
 def connection_on(
     channel: Channel,
     *,
-    local_hostname: str,
+    local_hostname: str | None,
     allow_plaintext_auth: bool,
     pipelining: bool,
     require_all: bool,

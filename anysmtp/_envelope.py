@@ -120,7 +120,17 @@ class Receipt:
         return tuple(key for key, reply in self.refused.items() if reply.is_transient)
 
     def raise_for_refused(self) -> Self:
-        """Return this receipt, or raise SMTPRecipientsRefused if any recipient was refused."""
+        """Return this receipt, or raise SMTPRecipientsRefused if any recipient was refused.
+
+        Its ``delivery`` knows who has the message: a send that is given it goes to the others.
+        """
         if self.refused:
-            raise SMTPRecipientsRefused(self.refused, server=self.server)
+            from ._delivery import delivery_of
+
+            delivery = delivery_of(self)
+            raise SMTPRecipientsRefused(self.refused, server=self.server, delivery=delivery)
         return self
+
+    def __str__(self) -> str:
+        refused = f", refused for {len(self.refused)}" if self.refused else ""
+        return f"{self.server} accepted for {len(self.accepted)}{refused}: {self.reply}"

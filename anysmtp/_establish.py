@@ -14,7 +14,7 @@ from anyio.streams.tls import TLSAttribute
 from . import _connect, _dialogue
 from ._channel import Channel
 from ._clock import Clock
-from ._settings import Settings, default_local_hostname
+from ._settings import Settings
 from .errors import SMTPException, SMTPTLSError
 
 _log = logging.getLogger("anysmtp")
@@ -49,18 +49,13 @@ async def establish(
     return channel
 
 
-def local_hostname(channel: Channel, settings: Settings) -> str:
-    """What EHLO says of this host (RFC 5321 section 4.1.4)."""
-    return settings.local_hostname or default_local_hostname() or channel.link.address_literal
-
-
 async def _make_ready(
     channel: Channel,
     clock: Clock,
     settings: Settings,
     tls_context: Callable[[], Awaitable[ssl.SSLContext]],
 ) -> None:
-    name = local_hostname(channel, settings)
+    name = settings.local_hostname or _connect.local_hostname(channel.link)
     await _dialogue.greet(channel, clock)
     await _dialogue.hello(channel, clock, name)
     if _wants_starttls(channel, settings):

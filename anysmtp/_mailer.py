@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _log = logging.getLogger("anysmtp")
+# A program that has not set up logging does not get our warnings on its standard error.
+_log.addHandler(logging.NullHandler())
 
 RawMessage: TypeAlias = bytes | bytearray | memoryview | str
 """A message as it is: header section, blank line, body. A str is sent as UTF-8."""
@@ -139,7 +141,7 @@ class BaseMailer(ABC):
             to = recipients_of(message)
         else:
             to = parse_recipients(asked.recipients)
-        with _Book(asked.delivery, to) as book:
+        with _Book(asked, to) as book:
             utf8 = book.needs_utf8(mailbox) or needs_utf8(message)
             prepared = prepare(
                 message,
@@ -181,7 +183,7 @@ class BaseMailer(ABC):
         """
         mailbox, to = parse_sender(sender), parse_recipients(recipients)
         asked = _Asked(options, sender, recipients, require_all=self._require_all)
-        with _Book(asked.delivery, to) as book:
+        with _Book(asked, to) as book:
             content = await raw_content(message)
             job = asked.job(mailbox, book.recipients, content, message_id=message_id_of(content))
             return await book.send(job, self._deliver)
@@ -200,6 +202,14 @@ async def raw_content(message: RawMessage) -> RawContent:
     return await _run(lambda: RawContent(raw), len(raw) > _NORMALISE_IN_THREAD)
 
 
+def no_such_option(unknown: set[str], options: type) -> TypeError:
+    """What to raise for keywords that are not among the options."""
+    return TypeError(
+        f"no option of this name: {', '.join(sorted(unknown))}; there are "
+        f"{', '.join(options.__annotations__)}"
+    )
+
+
 class _Asked:
     """What a call asks for, its arguments and its ``envelope`` together."""
 
@@ -212,7 +222,7 @@ class _Asked:
         require_all: bool,
     ) -> None:
         if unknown := set(options) - set(SendOptions.__annotations__):
-            raise TypeError(f"no option of this name: {', '.join(sorted(unknown))}")
+            raise no_such_option(unknown, SendOptions)
         envelope = options.get("envelope") or Envelope()
         self.sender: AddressLike | None = _one("sender", sender, envelope.sender)
         self.recipients: Recipients | None = _one("recipients", recipients, envelope.recipients)
@@ -226,7 +236,7 @@ class _Asked:
             *parameters(envelope.rcpt_options),
         )
         chosen = options.get("require_all")
-        self._require_all = require_all if chosen is None else chosen
+        self.require_all = require_all if chosen is None else chosen
 
     def job(
         self,
@@ -244,7 +254,7 @@ class _Asked:
             downgrade=downgrade,
             mail_options=self._mail_options,
             rcpt_options=self._rcpt_options,
-            require_all=self._require_all,
+            require_all=self.require_all,
             message_id=message_id,
         )
 
@@ -252,9 +262,10 @@ class _Asked:
 class _Book:
     """One send's entry in a Delivery: opened before all else, closed on every way out."""
 
-    def __init__(self, delivery: Delivery[Any], recipients: tuple[Mailbox, ...]) -> None:
-        self._delivery = delivery
-        self.ledger = ledger_of(delivery)
+    def __init__(self, asked: _Asked, recipients: tuple[Mailbox, ...]) -> None:
+        self._delivery = asked.delivery
+        self._require_all = asked.require_all
+        self.ledger = ledger_of(asked.delivery)
         if self.ledger.is_new:
             self.recipients = recipients
             return
@@ -277,7 +288,8 @@ class _Book:
         return receipt
 
     def __enter__(self) -> Self:
-        self.ledger.start(recipient.given for recipient in self.recipients)
+        keys = [recipient.given for recipient in self.recipients]
+        self.ledger.start(keys, all_or_nobody=self._require_all)
         return self
 
     def __exit__(
@@ -310,7 +322,8 @@ async def _run(work: Callable[[], T], in_thread: bool) -> T:
 
 def _log_receipt(receipt: Receipt, job: Job) -> None:
     """No addresses at INFO and WARNING."""
-    taken, refused = len(receipt.accepted), len(receipt.refused)
+    asked = len(job.recipients)
+    refused = sum(recipient.given in receipt.refused for recipient in job.recipients)
     if refused:
-        _log.warning("%s refused %d of %d recipients", receipt.server, refused, taken + refused)
-    _log.info("%s accepted %d octets for %d", receipt.server, job.content.size, taken)
+        _log.warning("%s refused %d of %d recipients", receipt.server, refused, asked)
+    _log.info("%s accepted %d octets for %d", receipt.server, job.content.size, asked - refused)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from anyio.abc import ByteStreamConnectable
 
 from . import _clock, sasl
-from ._clock import Timeouts
+from ._clock import Timeouts, timeouts_of
 from ._connect import Endpoint
 from ._grammar import CONTROLS, LOCAL_HOSTNAME
+from ._mailer import no_such_option
 
 TLSMode: TypeAlias = Literal["auto", "implicit", "starttls", "opportunistic", "off"]
 Pipelining: TypeAlias = Literal["auto", "off"]
@@ -105,7 +105,7 @@ class Settings:
 def settle(hostname: str, port: int | None, options: Options) -> Settings:
     """Check the options, and work out what depends on what."""
     if unknown := set(options) - set(Options.__annotations__):
-        raise TypeError(f"no option of this name: {', '.join(sorted(unknown))}")
+        raise no_such_option(unknown, Options)
     tls = _one_of("tls", options.get("tls", "auto"), TLSMode)
     pipelining = _one_of("pipelining", options.get("pipelining", "auto"), Pipelining)
     context = _instance("tls_context", options.get("tls_context"), ssl.SSLContext)
@@ -123,7 +123,7 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         mechanisms=mechanisms,
         allow_plaintext_auth=_flag("allow_plaintext_auth", options, False),
         local_hostname=_local_hostname(options.get("local_hostname")),
-        timeouts=Timeouts.of(options.get("timeout", _clock.DEFAULT)),
+        timeouts=timeouts_of(options.get("timeout", _clock.DEFAULT)),
         require_all=_flag("require_all", options, False),
         add_missing_headers=_flag("add_missing_headers", options, True),
         pipelining=pipelining == "auto",
@@ -189,13 +189,6 @@ def _from_url(url: str) -> tuple[str, int | None, Options]:
         raise _URLError("it has a host, a port and a query, no path and no fragment")
     # Checked here, where what is wrong with it is not shown: it may be a password that got there.
     return _checked_hostname(hostname), parts.port, options
-
-
-def default_local_hostname() -> str | None:
-    """This host's name if it is one that EHLO may give (RFC 5321 section 4.1.1.1)."""
-    name = socket.gethostname()
-    is_valid = "." in name and LOCAL_HOSTNAME.fullmatch(name) is not None
-    return name if is_valid and not name.lower().startswith("localhost.") else None
 
 
 def _one_of(name: str, value: Any, choices: Any) -> Any:
@@ -272,7 +265,9 @@ def _endpoint(hostname: str, port: int, options: Options) -> Endpoint:
     connectable = options.get("connectable")
     if connectable is not None:
         if not isinstance(connectable, (ByteStreamConnectable, os.PathLike)):
-            raise TypeError(f"connectable is a path or a ByteStreamConnectable: {connectable!r}")
+            raise TypeError(
+                f"connectable is a pathlib.Path or a ByteStreamConnectable, not {connectable!r}"
+            )
         if options.get("source_address") is not None:
             raise ValueError("source_address is for TCP, not for a connectable")
     return Endpoint(

@@ -27,7 +27,6 @@ from ._grammar import CONTROLS, LOCAL_HOSTNAME
 from ._mailer import no_such_option
 
 TLSMode: TypeAlias = Literal["auto", "implicit", "starttls", "opportunistic", "off"]
-Pipelining: TypeAlias = Literal["auto", "off"]
 
 
 class Options(TypedDict, total=False):
@@ -81,7 +80,7 @@ class Options(TypedDict, total=False):
     add_missing_headers: bool
     """Whether message objects that lack Date and Message-ID are sent with them; True by default."""
 
-    pipelining: Pipelining
+    pipelining: Literal["auto", "off"]
     """``"auto"`` (the default): commands are sent in groups where the server offers PIPELINING
     (RFC 2920). ``"off"``: one at a time."""
 
@@ -107,7 +106,7 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
     if unknown := set(options) - set(Options.__annotations__):
         raise no_such_option(unknown, Options)
     tls = _one_of("tls", options.get("tls", "auto"), TLSMode)
-    pipelining = _one_of("pipelining", options.get("pipelining", "auto"), Pipelining)
+    pipelining = _one_of("pipelining", options.get("pipelining", "auto"), Literal["auto", "off"])
     context = _instance("tls_context", options.get("tls_context"), ssl.SSLContext)
     mechanisms = _mechanisms(options)
     if tls == "off" and context is not None:

@@ -37,7 +37,6 @@ nitpick_ignore = [
     ("py:class", "K"),
     ("py:class", "anysmtp._delivery.K"),
     ("py:class", "Message"),
-    ("py:class", "SendAloneOptions"),
 ]
 if os.environ.get("ANYSMTP_DOCS_ONLINE"):
     extensions.append("sphinx.ext.intersphinx")

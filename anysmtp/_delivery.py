@@ -131,8 +131,9 @@ class Delivery(Generic[K]):
     """A live view on one send: its progress, and whether it may be sent again after any end.
 
     Make one, pass it to a send, and keep it: cancellation cannot carry it to you. Passed to a
-    second send of the same message it *resumes*: only `retry_recipients` are sent to, with the
-    same Message-ID; ValueError if there are none. One send at a time (RuntimeError).
+    second send of the same message it *resumes*: only `retry_recipients` are sent to, whoever else
+    is named, with the same Message-ID; ValueError if there are none. One send at a time
+    (RuntimeError).
     """
 
     key: K

@@ -1,8 +1,9 @@
 """The values of one mail transaction: who sends, who receives, what travels, what came of it.
 
-All of them are frozen and checked when they are made; nothing re-checks them. An address is
-parsed once, into a `Mailbox`, which knows how it is written in a command with and without
-SMTPUTF8. A `Job` is a message that is ready to be sent; a `Receipt` says that it was.
+All of them are frozen. An `Envelope` is what a caller asks for, and is checked by the send that it
+is given to; after that an address is a `Mailbox`, parsed once, which knows how it is written in
+a command with and without SMTPUTF8. A `Job` is a message that is ready to be sent, of which
+nothing is checked again; a `Receipt` says that it was sent.
 """
 
 from __future__ import annotations

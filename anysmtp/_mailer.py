@@ -227,14 +227,8 @@ class _Asked:
         self.sender: AddressLike | None = _one("sender", sender, envelope.sender)
         self.recipients: Recipients | None = _one("recipients", recipients, envelope.recipients)
         self.delivery: Delivery[Any] = options.get("delivery") or Delivery()
-        self._mail_options = (
-            *parameters(options.get("mail_options", ())),
-            *parameters(envelope.mail_options),
-        )
-        self._rcpt_options = (
-            *parameters(options.get("rcpt_options", ())),
-            *parameters(envelope.rcpt_options),
-        )
+        self._mail_options = _both(options.get("mail_options", ()), envelope.mail_options)
+        self._rcpt_options = _both(options.get("rcpt_options", ()), envelope.rcpt_options)
         chosen = options.get("require_all")
         self.require_all = require_all if chosen is None else chosen
 
@@ -306,6 +300,11 @@ class _Book:
         is_error = isinstance(exc, Exception)
         self.ledger.finish(exc if is_error else cancelled(self._delivery, self.ledger.outcome))
         _log.info("%s: %s", self.ledger.outcome, type(exc).__name__)
+
+
+def _both(argument: Iterable[str], in_envelope: Iterable[str]) -> tuple[str, ...]:
+    """The parameters of an argument and of its namesake in the envelope, checked together."""
+    return parameters((*parameters(argument), *parameters(in_envelope)))
 
 
 def _one(name: str, argument: Any, in_envelope: Any) -> Any:

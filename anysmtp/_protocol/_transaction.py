@@ -77,7 +77,8 @@ class Transaction:
         self._job = job
         self._ledger = ledger
         parameters = _mail_parameters(job, content, extensions)
-        self._utf8 = any(parameter.upper() == "SMTPUTF8" for parameter in parameters)
+        asks_for_utf8 = any(parameter.upper() == "SMTPUTF8" for parameter in parameters)
+        self._utf8 = asks_for_utf8 and extensions.smtputf8
         sender = "" if job.sender is None else self._path(job.sender)
         self._mail = _commands.mail(sender, parameters)
         self._pipelining = pipelining and extensions.pipelining
@@ -113,6 +114,11 @@ class Transaction:
         return "message" if self._refusal is None and self._taken else "lone dot"
 
     @property
+    def has_hung_up(self) -> bool:
+        """Whether the server takes nothing more on this connection."""
+        return isinstance(self._refusal, SMTPServerDisconnected)
+
+    @property
     def took_nobody(self) -> bool:
         """Whether the server refused the sender or every recipient."""
         return not self._taken
@@ -130,7 +136,7 @@ class Transaction:
         self._final = reply
         self._ledger.settle(self._taken, reply)
         if not reply.is_positive:
-            self._refusal = SMTPDataError(reply, command="end of data")
+            self._refusal = SMTPDataError(reply, command=_commands.END_OF_DATA.shown)
 
     def result(self, server: str) -> Receipt:
         """The Receipt; or the refusal, raised."""

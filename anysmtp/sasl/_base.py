@@ -46,6 +46,10 @@ class Mechanism(ABC):
         return f"<{type(self).__name__} ***>"
 
 
+# RFC 4954 section 4 has 12288 octets of base64 for a response, in which PLAIN puts three of them.
+_MAX_CREDENTIAL = 3000
+
+
 def prepared(name: str, value: str) -> str:
     """Check one credential. ValueError for control characters; it never shows the value."""
     if not isinstance(value, str):
@@ -53,7 +57,9 @@ def prepared(name: str, value: str) -> str:
     if CONTROLS.search(value):
         raise ValueError(f"control character in {name}")
     try:
-        value.encode()
+        size = len(value.encode())
     except UnicodeEncodeError:
         raise ValueError(f"{name} cannot be encoded as UTF-8") from None
+    if size > _MAX_CREDENTIAL:
+        raise ValueError(f"{name} of more than {_MAX_CREDENTIAL} octets")
     return value

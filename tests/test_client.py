@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import anysmtp
 from anysmtp import SMTP, Delivery, SMTPConnectError, SMTPException, SMTPServerDisconnected
 from support.bench import RECIPIENTS, Bench, message, send
+from support.cancel import How, cancel_at
 from support.clients import Script, Through, Wrapped, deliver, on_memory
 from support.leaks import no_leaks
 from support.script import DROP, STALL, Act
@@ -342,3 +343,37 @@ async def test_a_goodbye_that_fails_is_nobodys_error() -> None:
     async with no_leaks(), server, on_memory(server) as smtp:
         await deliver(smtp)
     assert len(server.messages) == 1
+
+
+# Stopping it anywhere
+
+
+@pytest.mark.parametrize("use", [SMTP.connect, borrow])
+@pytest.mark.parametrize("warm", [True, False], ids=["kept", "fresh"])
+async def test_stopping_the_way_to_a_connection_at_any_await_leaves_nothing_open(
+    use: Callable[[SMTP], Coroutine[Any, Any, object]],
+    warm: bool,
+    cancel_how: How,
+    certificates: Certificates,
+) -> None:
+    server = ScriptedServer(starttls=certificates.server)
+    options = {"tls": "starttls", "tls_context": certificates.client}
+    async with no_leaks(), server:
+        for k in range(1, 200):
+            async with on_memory(server, **options) as smtp:
+                if warm:
+                    await smtp.connect()
+
+                async def stopped() -> None:
+                    await use(smtp)
+
+                ended = await cancel_at(k, cancel_how, stopped)
+                ended.unwrap()
+                assert " 0/1 " in repr(smtp)
+                assert " waiting 0" in repr(smtp)
+                await deliver(smtp)
+            if not ended.stopped:
+                break
+        else:
+            pytest.fail("the scenario has no end")
+        await server.wait_closed()

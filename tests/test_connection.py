@@ -28,6 +28,7 @@ from anysmtp import (
     sasl,
 )
 from support.bench import LARGE, RECIPIENTS, message
+from support.cancel import How, cancel_at
 from support.clients import RAW, SENDER, Script, Wrapped, connection_to, deliver, email, on_memory
 from support.leaks import no_leaks
 from support.script import DEAF, DROP, STALL, Act, Answer
@@ -484,7 +485,7 @@ async def test_starttls_encrypts_and_asks_again_what_is_offered(certificates: Ce
 
 async def test_starttls_where_it_is_not_offered_is_not_said() -> None:
     async with ScriptedServer() as server, await connection_to(server) as conn:
-        with pytest.raises(SMTPNotSupported, match="does not offer STARTTLS") as caught:
+        with pytest.raises(SMTPNotSupported, match=r"does not offer STARTTLS$") as caught:
             await conn.starttls()
         assert not caught.value.connection_closed
         await deliver(conn)
@@ -619,9 +620,10 @@ async def test_a_timeout_that_is_felt_between_two_commands_closes_the_connection
         """What it receives comes when the time is up already."""
 
         async def receive(self, max_bytes: int = 65536) -> bytes:
+            data = await super().receive(max_bytes)
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(0.1)
-                return await super().receive(max_bytes)
+            return data
 
     async with no_leaks(), ScriptedServer() as server:
         conn = SMTPConnection(Late(await server.connect()), timeout=0.05)
@@ -820,3 +822,45 @@ async def test_a_deaf_server_does_not_hold_up_the_end_of_a_connection() -> None:
         with anyio.move_on_after(0.05):
             await conn.noop()
         assert conn.is_closed
+
+
+# Stopping it anywhere
+
+
+@pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
+async def test_stopping_a_conversation_at_any_await_mixes_up_no_replies(
+    size: int, cancel_how: How, certificates: Certificates
+) -> None:
+    raw = message("stopped", size)
+    script: Script = {"HELP": "214 help", "VRFY": "252 vrfy", "NOOP": "250 noop"}
+    server = ScriptedServer(
+        starttls=certificates.server, users={"ann": "secret"}, script=script, capacity=1 << 20
+    )
+    closed: list[bool] = []
+    async with no_leaks(), server:
+        for k in range(1, 500):
+            conn = await connection_to(server)
+
+            async def converse() -> None:
+                assert (await conn.help()).text == "help"  # noqa: B023 - called at once
+                await conn.starttls(certificates.client)  # noqa: B023
+                await conn.login(ANN)  # noqa: B023
+                assert (await conn.vrfy("ann")).text == "vrfy"  # noqa: B023
+                await conn.mail(SENDER)  # noqa: B023
+                await conn.rcpt(RECIPIENTS[0])  # noqa: B023
+                assert (await conn.data(raw)).text == "2.0.0 Ok: queued"  # noqa: B023
+
+            ended = await cancel_at(k, cancel_how, converse)
+            ended.unwrap()
+            closed.append(conn.is_closed)
+            if not conn.is_closed:
+                assert (await conn.noop()).text == "noop"
+                await conn.rset()
+                await deliver(conn)
+            await conn.aclose()
+            if not ended.stopped:
+                break
+        else:
+            pytest.fail("the scenario has no end")
+        await server.wait_closed()
+    assert {True, False} == set(closed)

@@ -352,7 +352,7 @@ def test_legacy_text_without_a_charset_is_refused_with_what_to_do() -> None:
 def test_field_names_that_are_none_are_refused(policy: Policy[Any], name: str) -> None:
     message = built(policy)
     message.set_raw(name, "x")
-    with pytest.raises(ValueError, match="out of place in the field|cannot be serialised: [^;]*$"):
+    with pytest.raises(ValueError, match=r"cannot be serialised: [^;]*$"):
         serialise(message)
 
 

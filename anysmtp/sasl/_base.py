@@ -65,6 +65,9 @@ class Exchange(ABC):
 class Mechanism(ABC):
     """Credentials for one SASL mechanism; made to be shared, and never changed."""
 
+    # So that a frozen dataclass with slots has no dictionary in which a name could be overridden.
+    __slots__ = ()
+
     name: str
     """As in the server's AUTH line, in upper case."""
 
@@ -87,6 +90,8 @@ class Mechanism(ABC):
 
 class TokenMechanism(Mechanism):
     """A mechanism whose secret is a token, which the connection fetches before each login."""
+
+    __slots__ = ()
 
     token: Token
     """The token, or an async function that gets it."""

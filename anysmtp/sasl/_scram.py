@@ -53,47 +53,47 @@ class Scram(Mechanism):
         return _ScramExchange(self, context)
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class ScramSHA1(Scram):
     """SCRAM-SHA-1 (RFC 5802)."""
 
-    __slots__ = ()
     name = "SCRAM-SHA-1"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class ScramSHA256(Scram):
     """SCRAM-SHA-256 (RFC 7677)."""
 
-    __slots__ = ()
     name = "SCRAM-SHA-256"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class ScramSHA512(Scram):
     """SCRAM-SHA-512 (draft-melnikov-scram-sha-512)."""
 
-    __slots__ = ()
     name = "SCRAM-SHA-512"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class ScramSHA1Plus(Scram):
     """SCRAM-SHA-1-PLUS (RFC 5802): SCRAM-SHA-1 with channel binding."""
 
-    __slots__ = ()
     name = "SCRAM-SHA-1-PLUS"
     binds_to = _BINDINGS
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class ScramSHA256Plus(Scram):
     """SCRAM-SHA-256-PLUS (RFC 7677): SCRAM-SHA-256 with channel binding."""
 
-    __slots__ = ()
     name = "SCRAM-SHA-256-PLUS"
     binds_to = _BINDINGS
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class ScramSHA512Plus(Scram):
     """SCRAM-SHA-512-PLUS: SCRAM-SHA-512 with channel binding."""
 
-    __slots__ = ()
     name = "SCRAM-SHA-512-PLUS"
     binds_to = _BINDINGS
 

@@ -210,8 +210,7 @@ class State:
 
     def _plain(self, _: Record) -> Steps:
         # RFC 4616 section 2.
-        parts = (yield b"").decode().split("\0")
-        _authzid, username, password = parts
+        _authzid, username, password = (yield b"").decode().split("\0")
         return self._judge("PLAIN", username, password)
 
     def _login(self, _: Record) -> Steps:

@@ -260,8 +260,7 @@ class Channel:
         self.session.receive(data)
         try:
             while (pair := self.session.next_reply()) is not None:
-                assert pair.reply is not None
-                self._trace("<", str(pair.reply).split("\n"))
+                self._trace("<", pair.shown.split("\n"))
         except SMTPProtocolError as error:
             error.server = self.link.server
             error.connection_closed = True

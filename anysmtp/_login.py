@@ -171,7 +171,7 @@ class _Attempt:
                 response = await _call(exchange, partial(exchange.step, challenge))
             left_out = None
             reply = await _dialogue.ask(self._channel, self._clock, _response(response))
-        raise SMTPAuthenticationError(f"more than {_MAX_CHALLENGES} challenges", reply=reply)
+        raise SMTPAuthenticationError(f"more than {_MAX_CHALLENGES} challenges")
 
     async def _challenge(self, reply: Reply) -> bytes:
         try:

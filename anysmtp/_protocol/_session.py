@@ -43,6 +43,15 @@ class Awaited:
         """Whether the reply is there and says yes."""
         return self.reply is not None and self.is_success(self.reply)
 
+    @property
+    def shown(self) -> str:
+        """The reply for people and logs. A challenge is not shown: servers may repeat in it what
+        they were told."""
+        assert self.reply is not None
+        if self.command.verb in _states.CHALLENGED and self.reply.is_intermediate:
+            return f"{self.reply.code} ***"
+        return str(self.reply)
+
     def is_success(self, reply: Reply) -> bool:
         """Whether this reply would say yes: by its first digit (RFC 5321 section 4.2.1)."""
         expected = _states.SUCCESS.get(self.command.verb, _states.DEFAULT_SUCCESS)

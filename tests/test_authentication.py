@@ -738,20 +738,20 @@ async def test_what_is_no_token_is_not_sent(certificates: Certificates, tmp_path
 async def test_a_cancelled_fetch_leaves_nothing_open(
     certificates: Certificates, tmp_path: Path
 ) -> None:
-    with anyio.CancelScope() as scope:
+    scope = anyio.CancelScope()
 
-        async def slow() -> str:
-            scope.cancel()
-            await anyio.sleep(60)
-            raise AssertionError
+    async def slow() -> str:
+        scope.cancel()
+        await anyio.sleep(60)
+        raise AssertionError
 
-        async with Tokens().server(certificates, tmp_path) as server:
-            auth = sasl.XOAuth2(USER, slow)
-            async with await secured(server, certificates, auth=auth) as smtp:
+    async with Tokens().server(certificates, tmp_path) as server:
+        async with await secured(server, certificates, auth=sasl.XOAuth2(USER, slow)) as smtp:
+            with scope:
                 await deliver(smtp)
+        await server.wait_closed()
     assert scope.cancelled_caught
     assert not auth_lines(server)
-    assert server.connection.end in ("eof", "lost", None)
 
 
 # Later in the session

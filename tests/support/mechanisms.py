@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import spnego
+import spnego.exceptions
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from anysmtp import (
@@ -23,6 +24,7 @@ from anysmtp import (
     sasl,
 )
 from support.bench import RECIPIENTS, message
+from support.cancel import How, cancel_at
 from support.leaks import no_leaks
 from support.mechanisms import ERROR, SCRAM, SECRET, STRONGEST_FIRST, USER, server_side
 from support.records import Record
@@ -752,6 +754,61 @@ async def test_a_cancelled_fetch_leaves_nothing_open(
         await server.wait_closed()
     assert scope.cancelled_caught
     assert not auth_lines(server)
+
+
+@pytest.mark.parametrize("name", ["SCRAM-SHA-256-PLUS", "OAUTHBEARER"])
+async def test_stopping_a_login_at_any_await_leaves_nothing_behind(
+    name: str,
+    cancel_how: How,
+    certificates: Certificates,
+    tmp_path: Path,
+) -> None:
+    mechanisms = server_side(certificates, tmp_path, tokens=lambda token: token == "fresh")
+    tokens = Tokens()
+    async with ScriptedServer(
+        implicit_tls=certificates.server,
+        mechanisms={name: mechanisms[name]},
+        require_auth=True,
+        strict=False,
+    ) as server:
+        await server.listen()
+        await anyio.wait_all_tasks_blocked()
+        # The package is imported, and there is a thread to work in.
+        await anyio.to_thread.run_sync(
+            sasl.ScramSHA1("u", "p").start(sasl.Context()).initial_response
+        )
+        async with no_leaks():
+            for k in range(1, 300):
+                auth: dict[str, sasl.Mechanism] = {
+                    "SCRAM-SHA-256-PLUS": sasl.ScramSHA256Plus(USER, SECRET),
+                    "OAUTHBEARER": sasl.OAuthBearer(
+                        USER,
+                        tokens.source("token", "stale", "stale"),
+                        refresh=tokens.source("refresh", "fresh", "fresh"),
+                    ),
+                }
+                async with SMTP(
+                    "localhost",
+                    server.port,
+                    tls="implicit",
+                    tls_context=certificates.client,
+                    auth=auth[name],
+                ) as smtp:
+
+                    async def stopped() -> None:
+                        await smtp.connect()
+
+                    ended = await cancel_at(k, cancel_how, stopped)
+                    ended.unwrap()
+                    # Whatever was stopped, the next connection is a good one.
+                    await deliver(smtp)
+                if not ended.stopped:
+                    break
+            else:
+                pytest.fail("the scenario has no end")
+            await server.wait_closed()
+    assert len(server.messages) == k
+    assert {message.username for message in server.messages} == {USER}
 
 
 # Later in the session

@@ -126,7 +126,8 @@ class _ScramExchange(Exchange):
     def step(self, challenge: bytes) -> bytes | None:
         self._challenges += 1
         try:
-            message = challenge.decode()
+            # Nothing that a server says here has other characters, but for extensions and errors.
+            message = challenge.decode("ascii")
             if self._challenges == 1:
                 return self._prove(message)
             if self._challenges == 2:

@@ -1,6 +1,6 @@
 """GSSAPI (RFC 4752: Kerberos), GSS-SPNEGO (RFC 4178) and NTLM ([MS-SMTPNTLM]), by pyspnego.
 
-The extra ``spnego`` brings that package; Kerberos needs the package ``gssapi`` besides, but on
+The extra ``spnego`` brings that package; Kerberos needs its own extra ``kerberos`` besides, but on
 Windows. They are imported in the worker thread in which the exchange runs: a ticket may have
 to be fetched from a server of its own, and nothing here waits for that by itself.
 
@@ -41,6 +41,8 @@ class Spnego(Mechanism):
     name = "GSS-SPNEGO"
     protocol = "negotiate"
     """What pyspnego calls it."""
+    settles_layer = False
+    """Whether it ends with what is said about a security layer (RFC 4752 section 3.1)."""
 
     def __post_init__(self) -> None:
         for name in ("username", "password", "hostname"):
@@ -70,17 +72,17 @@ class Gssapi(Spnego):
     name = "GSSAPI"
     needs_encryption = False
     protocol = "kerberos"
+    settles_layer = True
 
     def __post_init__(self) -> None:
         Spnego.__post_init__(self)
         prepared("authzid", self.authzid)
 
-    def start(self, context: Context) -> Exchange:
-        return _GssapiExchange(self, context)
-
 
 class _SpnegoExchange(Exchange):
-    """Tokens back and forth until both sides have what they need."""
+    """Tokens back and forth until both sides have what they need; then the security layer, of which
+    the client wants none. GSSAPI has to speak of it; Dovecot does in GSS-SPNEGO too.
+    """
 
     is_slow = True
 
@@ -88,19 +90,26 @@ class _SpnegoExchange(Exchange):
         self._mechanism = mechanism
         self._context = context
         self._security: ContextProxy | None = None
+        self._is_settled = False
 
     def initial_response(self) -> bytes | None:
         return self._next(None)
 
     def step(self, challenge: bytes) -> bytes | None:
         assert self._security is not None
-        if self._security.complete:
-            return None
-        return self._next(challenge)
+        if not self._security.complete:
+            return self._next(challenge)
+        return None if self._is_settled else self._settle(self._security, challenge)
 
     def finish(self) -> None:
         if self._security is None or not self._security.complete:
             raise SMTPAuthenticationError("the server said yes before it had proved who it is")
+        if self._mechanism.settles_layer and not self._is_settled:
+            raise SMTPAuthenticationError(f"the server said yes before the end of {self._name}")
+
+    @property
+    def _name(self) -> str:
+        return self._mechanism.name
 
     def _next(self, token: bytes | None) -> bytes:
         import spnego
@@ -119,34 +128,17 @@ class _SpnegoExchange(Exchange):
             return self._security.step(token) or b""
         # What it raises for the octets of a strange server is nowhere written.
         except Exception as error:
-            raise SMTPAuthenticationError(f"{mechanism.name}: {error}") from error
-
-
-class _GssapiExchange(_SpnegoExchange):
-    """The same, and then the security layer, of which the client wants none."""
-
-    _is_settled = False
-
-    def step(self, challenge: bytes) -> bytes | None:
-        assert self._security is not None
-        if not self._security.complete:
-            return self._next(challenge)
-        return None if self._is_settled else self._settle(self._security, challenge)
-
-    def finish(self) -> None:
-        super().finish()
-        if not self._is_settled:
-            raise SMTPAuthenticationError("the server said yes before the end of GSSAPI")
+            raise SMTPAuthenticationError(f"{self._name}: {error}") from error
 
     def _settle(self, security: ContextProxy, challenge: bytes) -> bytes:
-        assert isinstance(self._mechanism, Gssapi)
         self._is_settled = True
-        answer = bytes((_NO_LAYER,)) + _NO_MESSAGES + self._mechanism.authzid.encode()
+        authzid = getattr(self._mechanism, "authzid", "")
+        answer = bytes((_NO_LAYER,)) + _NO_MESSAGES + authzid.encode()
         try:
             offer = security.unwrap(challenge).data
             wrapped = security.wrap(answer, encrypt=False).data
         except Exception as error:
-            raise SMTPAuthenticationError(f"GSSAPI: {error}") from error
+            raise SMTPAuthenticationError(f"{self._name}: {error}") from error
         if len(offer) != 4 or not offer[0] & _NO_LAYER:
             raise SMTPAuthenticationError("the server wants a security layer inside of TLS")
         return wrapped

@@ -151,7 +151,9 @@ def test_a_list_of_mechanisms_that_was_changed_on_the_way_is_found_out(
     assert (exchange.initial_response() or b"").startswith(header)
 
 
-@pytest.mark.parametrize("signature", [b"v=AAAA", b"v=", b"", b"x", b"v=6rriTRBi23WpRR/wtup+mMhU"])
+@pytest.mark.parametrize(
+    "signature", [b"v=AAAA", b"v=", b"", b"x", b"v=\xc3\xa4", b"v=6rriTRBi23WpRR/wtup+mMhU"]
+)
 def test_a_signature_that_is_wrong_is_an_error(signature: bytes) -> None:
     exchange = example(ScramSHA256)
     exchange.initial_response()
@@ -180,7 +182,7 @@ def test_a_yes_without_a_signature_is_not_believed() -> None:
     [
         (f"{MAX_ITERATIONS + 1}", "asks for 2000001 iterations of SCRAM; more than 2000000 are"),
         ("9" * 4000, "asks for 99999999999999999999 iterations"),
-        ("4095", "must not be < 4096"),
+        ("4095", "rules of SCRAM"),
         ("0", "rules of SCRAM"),
         ("-5000", "rules of SCRAM"),
         ("5e3", "rules of SCRAM"),

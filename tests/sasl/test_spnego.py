@@ -55,6 +55,8 @@ def test_a_server_that_knows_the_password_is_convinced(mechanism: Spnego, protoc
     negotiate(exchange, server)
     assert server.client_principal == NAME
     exchange.finish()
+    with pytest.raises(SMTPAuthenticationError, match=f"^{mechanism.name}: "):
+        exchange.step(b"more")
     assert exchange.step(b"more") is None
 
 

@@ -98,7 +98,7 @@ passdb {{
 }}
 passdb {{
   driver = static
-  mechanisms = gssapi
+  mechanisms = gssapi gss-spnego
   args = nopassword=y
 }}
 passdb {{

@@ -104,7 +104,8 @@ def lowest(session: nox.Session) -> None:
     run_tests(session)
 
 
-@nox.session
+# CPython 3.11 stops tracing a frame whose coroutine an exception was thrown into.
+@nox.session(python=PYTHONS[-1])
 def coverage(session: nox.Session) -> None:
     """Branch coverage of the package by the tests, on both backends together: all of it."""
     install_wheel(session, "trio,demo", *group("test"), *group("coverage"))
@@ -115,6 +116,15 @@ def coverage(session: nox.Session) -> None:
     run_tests(session, "coverage", "run", "--rcfile", str(ROOT / "pyproject.toml"))
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+@nox.session(default=False)
+def compare(session: nox.Session) -> None:
+    """Count the round trips of a message, beside smtplib's and aiosmtplib's."""
+    install_wheel(session, "trio,demo", *group("test"), *group("compare"))
+    script = ROOT / "tests" / "benchmarks" / "round_trips.py"
+    with session.chdir(temporary_folder(session)):
+        session.run("python", str(script), env={"PYTHONPATH": str(ROOT / "tests")})
 
 
 @nox.session
@@ -128,7 +138,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy and pyright, for the oldest and the newest Python; and that the API is fully typed."""
-    install_wheel(session, "trio,demo", *group("test"), *group("types"))
+    install_wheel(session, "trio,demo", *group("test"), *group("compare"), *group("types"))
     for python in (PYTHONS[0], PYTHONS[-1]):
         session.run("mypy", "--python-version", python)
         session.run("pyright", "--pythonversion", python)

@@ -12,7 +12,7 @@ from ._envelope import AddressLike, Envelope, Receipt, Recipients
 from ._mailer import Mailer, RawMessage, SendOptions
 from ._protocol._extensions import Extensions
 from ._reply import Reply
-from ._send import send
+from ._send import SendAloneOptions, send
 from ._settings import Options, TLSMode
 from ._version import __version__
 from .errors import (
@@ -61,6 +61,7 @@ __all__ = [
     "SMTPServerDisconnected",
     "SMTPTLSError",
     "SMTPTimeoutError",
+    "SendAloneOptions",
     "SendOptions",
     "TLSMode",
     "Timeouts",

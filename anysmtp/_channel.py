@@ -31,7 +31,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from . import _connect
-from ._clock import Clock, Timeouts
+from ._clock import Clock, Timeouts, seconds_for
 from ._connect import STREAM_ERRORS, Link
 from ._protocol._body import END, DotStuffer
 from ._protocol._commands import Command
@@ -111,7 +111,7 @@ class Channel:
 
         RuntimeError if a command cannot be sent now; then nothing was written.
         """
-        self._check()
+        self.check_open()
         await checkpoint_if_cancelled()
         awaited = [self.session.send(command, sink) for command in commands]
         self._trace(">", (command.shown for command in commands))
@@ -122,7 +122,7 @@ class Channel:
 
     async def read_greeting(self, clock: Clock) -> Reply:
         """Read the reply that a session starts with."""
-        self._check()
+        self.check_open()
         awaited = self.session.head
         assert awaited is not None
         await self._read_until(awaited, clock)
@@ -135,7 +135,7 @@ class Channel:
         Returns when the final reply, or a refusal that came early, was taken; after the latter
         the channel is closed.
         """
-        self._check()
+        self.check_open()
         await checkpoint_if_cancelled()
         end = self.session.begin_body(body.take_final)
         self._trace(">", (f"(a message of {body.size} octets)",))
@@ -148,25 +148,35 @@ class Channel:
         body.hand_over()
         await self._write(wire)
         body.progress(body.size)
-        await self._read_until(end, clock)
+        try:
+            await self._read_until(end, clock)
+        except SMTPProtocolError:
+            # The message is settled, whatever the server said behind its final reply.
+            if end.reply is None:
+                raise
 
     async def encrypt(self, context: ssl.SSLContext) -> None:
         """Put TLS on the stream, after the server's 220 to STARTTLS (RFC 3207 section 4)."""
         if not self.session.is_quiet:
-            # Whoever put this here wants it taken for the server's word under TLS.
             await self.break_off("the server spoke before the TLS handshake")
-            raise SMTPTLSError(
-                "more than one reply came before the TLS handshake",
-                server=self.link.server,
-                command="STARTTLS",
-                connection_closed=True,
-            )
+            raise self.spoke_too_soon()
         try:
             await _connect.encrypt(self.link, context, hint=" although it offered STARTTLS")
         except BaseException:
             self._break("the TLS handshake failed")
             raise
         self.session.encrypted()
+
+    def spoke_too_soon(self) -> SMTPTLSError:
+        """What came in clear behind the 220: whoever put it there wants it taken for the server's
+        word under TLS.
+        """
+        return SMTPTLSError(
+            "more than one reply came before the TLS handshake",
+            server=self.link.server,
+            command="STARTTLS",
+            connection_closed=True,
+        )
 
     async def break_off(self, reason: str) -> None:
         """Send nothing any more, and close the stream at once."""
@@ -180,6 +190,7 @@ class Channel:
         the reason that the caller should see, not that the connection was lost.
         """
         failures: list[BaseException] = []
+        is_written = False
         cancelled = anyio.get_cancelled_exc_class()
 
         async def listen() -> None:
@@ -187,7 +198,8 @@ class Channel:
                 await self._read_until(end)
             except SMTPException as error:
                 failures.append(error)
-            if not end.written:
+            if not (end.written and end.succeeded):
+                # It may read no further, also where only the last piece is still on its way.
                 group.cancel_scope.cancel()
 
         try:
@@ -196,6 +208,7 @@ class Channel:
                 # Caught here, so that no ExceptionGroup of this task group leaves it.
                 try:
                     await self._write_pieces(body, end, clock)
+                    is_written = True
                 except cancelled:
                     raise
                 except BaseException as error:  # noqa: BLE001 - raised below
@@ -204,7 +217,7 @@ class Channel:
         except BaseException:
             await self.break_off("the writing of a message was interrupted")
             raise
-        if end.reply is None or not end.written:
+        if failures or not is_written:
             await self.break_off("a message was not written to its end")
         if end.reply is None:
             raise failures[0]
@@ -243,9 +256,11 @@ class Channel:
 
     async def _read_until(self, awaited: Awaited, clock: Clock | None = None) -> None:
         """Read replies until this one is there; each is timed while it is next in line."""
+        timed: Awaited | None = None
         try:
             while awaited.reply is None:
-                if clock is not None:
+                if clock is not None and timed is not self.session.head:
+                    timed = self.session.head
                     self._time(clock)
                 self._take(await self.link.stream.receive())
         except STREAM_ERRORS as error:
@@ -260,13 +275,14 @@ class Channel:
         self.session.receive(data)
         try:
             while (pair := self.session.next_reply()) is not None:
-                self._trace("<", pair.shown.split("\n"))
+                self._trace("<", pair.shown())
         except SMTPProtocolError as error:
             error.server = self.link.server
             error.connection_closed = True
             raise
 
-    def _check(self) -> None:
+    def check_open(self) -> None:
+        """SMTPServerDisconnected if nothing can be sent any more."""
         if not self.is_open:
             raise SMTPServerDisconnected(
                 self.session.broken or "the server closed the connection",
@@ -294,7 +310,7 @@ class Channel:
         """Start the clock for the reply that is next in line."""
         head = self.session.head
         assert head is not None
-        clock.start(self.timeouts.for_reply(head.command.verb), head.command.shown)
+        clock.start(seconds_for(self.timeouts, head.command.verb), head.command.shown)
 
     def _trace(self, direction: str, lines: Iterable[str]) -> None:
         if _wire.isEnabledFor(logging.DEBUG):

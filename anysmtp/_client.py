@@ -24,10 +24,10 @@ from anyio import lowlevel, to_thread
 from . import _connect, _dialogue
 from ._channel import Channel
 from ._clock import Clock
-from ._connection import SMTPConnection, connection_on
+from ._connection import SMTPConnection, connection_on, retire
 from ._delivery import Ledger
 from ._envelope import Job, Receipt
-from ._establish import establish, local_hostname
+from ._establish import establish
 from ._mailer import BaseMailer
 from ._pool import Claim, Pool
 from ._protocol._extensions import Extensions
@@ -85,20 +85,23 @@ class SMTP(BaseMailer):
     async def connect(self) -> Extensions:
         """Open a connection and check it now; what the server offers on it.
 
-        Does nothing where one is open already. Raises as a send would that has to connect;
-        cancelled, it leaves nothing open.
+        Does nothing where one is open already. SMTPConnectError, SMTPTLSError, SMTPHeloError,
+        SMTPAuthenticationError, SMTPNotSupported for a missing STARTTLS, and what may go wrong
+        in any conversation. In whatever way it fails, cancellation included, it leaves nothing
+        open.
         """
         with _Call(self) as clock:
             claim = await self._lease(clock)
             channel = claim.connection
             assert channel is not None
-            self._pool.release(claim, channel)
+            await self._give_back(claim)
             return channel.session.extensions
 
     def connection(self) -> Borrowed:
         """One connection for oneself: ``async with smtp.connection() as conn``.
 
-        Entering waits for one, and raises as a send would that has to connect.
+        Entering waits for one, and raises as `connect` does. RuntimeError if this task has it
+        already.
         """
         return Borrowed(self)
 
@@ -117,7 +120,9 @@ class SMTP(BaseMailer):
         self._state = "closing"
         try:
             while self._calls or self._pool.in_use:
-                self._ended = anyio.Event()
+                # Several tasks may close the client: they all wait for the same event.
+                if self._ended is None or self._ended.is_set():
+                    self._ended = anyio.Event()
                 await self._ended.wait()
             await self._say_goodbye()
         finally:
@@ -291,7 +296,7 @@ class Borrowed:
         settings = client._settings
         self._connection = connection_on(
             channel,
-            local_hostname=local_hostname(channel, settings),
+            local_hostname=settings.local_hostname,
             allow_plaintext_auth=settings.allow_plaintext_auth,
             pipelining=settings.pipelining,
             require_all=settings.require_all,
@@ -307,7 +312,7 @@ class Borrowed:
     ) -> None:
         assert self._claim is not None
         assert self._connection is not None
-        self._connection.retire()
+        retire(self._connection)
         await self._client._give_back(self._claim)
 
 

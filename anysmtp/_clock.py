@@ -37,6 +37,7 @@ class Timeouts:
     """The minimums of RFC 5321 section 4.5.3.2."""
 
     default: float | None
+    """What ``command`` and ``data`` are where they are not given."""
     connect: float | None
     """DNS, TCP, TLS, greeting, EHLO and login, all together; without the time that your own code
     takes to get a token."""
@@ -66,23 +67,24 @@ class Timeouts:
         for field in fields(self):
             object.__setattr__(self, field.name, _checked(field.name, values[field.name]))
 
-    @classmethod
-    def of(cls, timeout: Timeouts | float | None) -> Timeouts:
-        """What the ``timeout`` argument of a client stands for."""
-        if isinstance(timeout, Timeouts):
-            return timeout
-        if timeout is None:
-            return cls(None, connect=None, final=None)
-        _checked("timeout", timeout)
-        return cls(timeout, connect=timeout, final=max(timeout, 600))
 
-    def for_reply(self, verb: str) -> float | None:
-        """Seconds for the reply to a command of the state tables."""
-        if verb == ".":
-            return self.final
-        if verb == "greeting":
-            return self.connect
-        return self.data if verb == "DATA" else self.command
+def timeouts_of(timeout: Timeouts | float | None) -> Timeouts:
+    """What the ``timeout`` argument of a client stands for."""
+    if isinstance(timeout, Timeouts):
+        return timeout
+    if timeout is None:
+        return Timeouts(None, connect=None, final=None)
+    _checked("timeout", timeout)
+    return Timeouts(timeout, connect=timeout, final=max(timeout, 600))
+
+
+def seconds_for(timeouts: Timeouts, verb: str) -> float | None:
+    """Seconds for the reply to a command of the state tables."""
+    if verb == ".":
+        return timeouts.final
+    if verb == "greeting":
+        return timeouts.connect
+    return timeouts.data if verb == "DATA" else timeouts.command
 
 
 def _checked(name: str, seconds: object) -> float | None:

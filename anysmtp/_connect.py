@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import anyio
 from anyio.abc import ByteStream, ByteStreamConnectable, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
+from ._grammar import LOCAL_HOSTNAME
 from ._reply import Reply
 from .errors import SMTPConnectError, SMTPException, SMTPServerDisconnected, SMTPTLSError
 from .sasl import server_end_point
@@ -73,7 +75,10 @@ class Link:
     @property
     def address_literal(self) -> str:
         """This side's address as EHLO gives it (RFC 5321 section 4.1.3)."""
-        address = self.stream.extra(SocketAttribute.local_address, None)
+        address: object = None
+        # Of a socket that is closed already nothing can be asked.
+        with suppress(*STREAM_ERRORS):
+            address = self.stream.extra(SocketAttribute.local_address, None)
         if not isinstance(address, tuple):
             return "[127.0.0.1]"
         host = address[0].partition("%")[0]
@@ -159,6 +164,16 @@ def looks_alive(stream: ByteStream) -> bool:
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)
     return not poll.poll(0)
+
+
+def local_hostname(link: Link) -> str:
+    """What EHLO says of this host, if nobody says otherwise (RFC 5321 section 4.1.4).
+
+    Its name, if that is a domain that EHLO may give; else its address. Never a DNS look-up.
+    """
+    name = socket.gethostname()
+    is_domain = "." in name and LOCAL_HOSTNAME.fullmatch(name) is not None
+    return name if is_domain and not name.lower().startswith("localhost.") else link.address_literal
 
 
 def channel_bindings(stream: ByteStream) -> dict[str, bytes]:

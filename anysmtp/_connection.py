@@ -18,7 +18,7 @@ from anyio.abc import ByteStream
 
 from . import _clock, _connect, _dialogue, _login, sasl
 from ._channel import Channel
-from ._clock import Clock, Timeouts
+from ._clock import Clock, Timeouts, timeouts_of
 from ._connect import Link
 from ._delivery import Ledger
 from ._envelope import AddressLike, Job, Receipt
@@ -59,7 +59,10 @@ class SMTPConnection(BaseMailer):
     greeting is read by the first method that is called.
 
     Every method may raise SMTPServerDisconnected, SMTPTimeoutError or SMTPProtocolError (RFC 5321
-    section 3.8); the connection is closed then. After a refusal it goes on.
+    section 3.8); the connection is closed then. After a refusal it goes on. A method that is
+    cancelled after its command was written closes the connection; before, it leaves it as it was.
+    RuntimeError, with nothing written, for a command that is not possible in the session's
+    state, such as RCPT before MAIL.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class SMTPConnection(BaseMailer):
         local_hostname: str | None = None,
         allow_plaintext_auth: bool = False,
     ) -> None:
-        self._channel = Channel(Link(stream, hostname, hostname), Timeouts.of(timeout))
+        self._channel = Channel(Link(stream, hostname, hostname), timeouts_of(timeout))
         self._local_hostname = local_hostname
         self._allow_plaintext_auth = allow_plaintext_auth
         self._pipelining = True
@@ -96,7 +99,7 @@ class SMTPConnection(BaseMailer):
     async def ehlo(self, local_hostname: str | None = None) -> Reply:
         """EHLO (RFC 5321 section 4.1.1.1); ``extensions`` is what the reply offers.
 
-        Called without need by other methods, with HELO where it is refused. SMTPHeloError.
+        Seldom needed: methods that need it call it, with HELO where it is refused. SMTPHeloError.
         """
         return await self._demand(_commands.ehlo(self._name(local_hostname)), SMTPHeloError)
 
@@ -119,7 +122,7 @@ class SMTPConnection(BaseMailer):
             name = self._name(None)
             return await _dialogue.start_tls(self._channel, clock, context, name)
 
-        return await self._take_turn(upgrade)
+        return await self._take_turn(upgrade, ready=True)
 
     async def login(self, *mechanisms: sasl.Mechanism) -> Reply:
         """AUTH (RFC 4954), with the first of the mechanisms that the server offers.
@@ -137,7 +140,7 @@ class SMTPConnection(BaseMailer):
                 self._channel, clock, mechanisms, allow_plaintext=self._allow_plaintext_auth
             )
 
-        return await self._take_turn(log_in)
+        return await self._take_turn(log_in, ready=True)
 
     async def mail(self, sender: AddressLike, options: Iterable[str] = ()) -> Reply:
         """MAIL (RFC 5321 section 4.1.1.2) with options such as ``"SIZE=1000"``.
@@ -176,7 +179,7 @@ class SMTPConnection(BaseMailer):
         Line ends become CRLF, dots are stuffed. SMTPDataError if the server refuses. A connection
         that is lost or cancelled once the end of the message was written leaves it in doubt.
         """
-        content = raw_content(message)
+        content = await raw_content(message)
 
         async def transfer(clock: Clock) -> Reply:
             await _dialogue.demand(self._channel, clock, _commands.DATA, SMTPDataError)
@@ -185,23 +188,32 @@ class SMTPConnection(BaseMailer):
         return await self._take_turn(transfer, ready=True)
 
     async def rset(self) -> Reply:
-        """RSET (RFC 5321 section 4.1.1.5): no transaction is open afterwards."""
+        """RSET (RFC 5321 section 4.1.1.5): no transaction is open afterwards.
+
+        SMTPResponseException if the server refuses.
+        """
         return await self._demand(_commands.RSET)
 
     async def noop(self) -> Reply:
-        """NOOP (RFC 5321 section 4.1.1.9)."""
+        """NOOP (RFC 5321 section 4.1.1.9). SMTPResponseException if the server refuses."""
         return await self._demand(_commands.NOOP)
 
     async def vrfy(self, address: str) -> Reply:
-        """VRFY (RFC 5321 section 4.1.1.6). 252 is a yes that promises nothing."""
+        """VRFY (RFC 5321 section 4.1.1.6). 252 is a yes that promises nothing.
+
+        SMTPResponseException for a no.
+        """
         return await self._demand(_commands.with_argument("VRFY", address), ready=True)
 
     async def expn(self, name: str) -> Reply:
-        """EXPN (RFC 5321 section 4.1.1.7): a mailing list's members, a line each."""
+        """EXPN (RFC 5321 section 4.1.1.7): a mailing list's members, a line each.
+
+        SMTPResponseException for a no.
+        """
         return await self._demand(_commands.with_argument("EXPN", name), ready=True)
 
     async def help(self, topic: str = "") -> Reply:
-        """HELP (RFC 5321 section 4.1.1.8)."""
+        """HELP (RFC 5321 section 4.1.1.8). SMTPResponseException if the server refuses."""
         return await self._demand(_commands.with_argument("HELP", topic))
 
     async def quit(self) -> Reply:
@@ -248,10 +260,6 @@ class SMTPConnection(BaseMailer):
         state = "closed" if self.is_closed else self._channel.session.phase
         return f"<SMTPConnection {link.server}{tls} {state}>"
 
-    def retire(self) -> None:
-        """Called by the client to which the connection goes back: from now on, RuntimeError."""
-        self._is_retired = True
-
     async def _deliver(self, job: Job, ledger: Ledger) -> Receipt:
         async def transact(clock: Clock) -> Receipt:
             return await _dialogue.deliver(
@@ -280,19 +288,26 @@ class SMTPConnection(BaseMailer):
         channel = self._channel
         async with channel.turn():
             with Clock(channel.link.server) as clock:
+                channel.check_open()
                 await _dialogue.greet(channel, clock)
                 if ready and channel.session.phase == "greeted":
                     await _dialogue.hello(channel, clock, self._name(None))
                 return await talk(clock)
 
     def _name(self, local_hostname: str | None) -> str:
-        return local_hostname or self._local_hostname or self._channel.link.address_literal
+        link = self._channel.link
+        return local_hostname or self._local_hostname or _connect.local_hostname(link)
+
+
+def retire(connection: SMTPConnection) -> None:
+    """It goes back to its client: whoever still uses it gets RuntimeError."""
+    connection._is_retired = True
 
 
 def connection_on(
     channel: Channel,
     *,
-    local_hostname: str,
+    local_hostname: str | None,
     allow_plaintext_auth: bool,
     pipelining: bool,
     require_all: bool,

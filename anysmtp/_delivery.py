@@ -43,6 +43,7 @@ class Ledger:
     """The book of one send: the client's side of a `Delivery`."""
 
     __slots__ = (
+        "_all_or_nobody",
         "_facts",
         "bytes_sent",
         "bytes_total",
@@ -60,6 +61,7 @@ class Ledger:
         self.receipt: Receipt | None = None
         self.error: BaseException | None = None
         self._facts: dict[str, tuple[Outcome, Reply | None]] = {}
+        self._all_or_nobody = False
 
     @property
     def is_new(self) -> bool:
@@ -72,8 +74,10 @@ class Ledger:
         outcomes: list[Outcome] = [outcome for outcome, _ in self._facts.values()]
         return max(outcomes or ["not_sent"], key=_WORST.index)
 
-    def start(self, recipients: Iterable[str]) -> None:
+    def start(self, recipients: Iterable[str], *, all_or_nobody: bool = False) -> None:
         """An attempt begins: these recipients will be asked for, and nothing is known of them."""
+        self._all_or_nobody = all_or_nobody
+        self.phase = "waiting"
         self.bytes_sent = 0
         self.receipt = self.error = None
         for key in recipients:
@@ -108,6 +112,10 @@ class Ledger:
         return tuple(key for key, (o, _) in self._facts.items() if o == outcome)
 
     def retry_keys(self) -> tuple[str, ...]:
+        """Whom another attempt may reach; nobody if all cannot be reached and all must be."""
+        refused = self.replies("refused").values()
+        if self._all_or_nobody and any(reply.is_permanent for reply in refused):
+            return ()
         return tuple(
             key
             for key, (outcome, reply) in self._facts.items()
@@ -123,8 +131,9 @@ class Delivery(Generic[K]):
     """A live view on one send: its progress, and whether it may be sent again after any end.
 
     Make one, pass it to a send, and keep it: cancellation cannot carry it to you. Passed to a
-    second send of the same message it *resumes*: only `retry_recipients` are sent to, with the
-    same Message-ID; ValueError if there are none. One send at a time (RuntimeError).
+    second send of the same message it *resumes*: only `retry_recipients` are sent to, whoever else
+    is named, with the same Message-ID; ValueError if there are none. One send at a time
+    (RuntimeError).
     """
 
     key: K
@@ -223,6 +232,19 @@ class Delivery(Generic[K]):
 def ledger_of(delivery: Delivery[Any]) -> Ledger:
     """The book behind a Delivery, for the client to write in."""
     return delivery._ledger
+
+
+def delivery_of(receipt: Receipt) -> Delivery[None]:
+    """A Delivery that has come to this Receipt."""
+    delivery = Delivery()
+    ledger = delivery._ledger
+    ledger.start((*receipt.accepted, *receipt.refused))
+    for recipients in (receipt.accepted, receipt.refused):
+        for key, reply in recipients.items():
+            ledger.settle((key,), reply)
+    ledger.message_id = receipt.message_id
+    ledger.finish(receipt)
+    return delivery
 
 
 def cancelled(delivery: Delivery[Any] | None, outcome: Outcome) -> SMTPException:

@@ -23,6 +23,7 @@ from .errors import (
     SMTPException,
     SMTPHeloError,
     SMTPNotSupported,
+    SMTPProtocolError,
     SMTPResponseException,
     SMTPTLSError,
     with_outcome,
@@ -60,7 +61,7 @@ def located(error: SMTPException, channel: Channel, command: Command) -> SMTPExc
 
 async def greet(channel: Channel, clock: Clock) -> None:
     """Read the server's greeting, if that has not been done (RFC 5321 section 3.1)."""
-    if channel.session.phase != "connected" or not channel.is_open:
+    if channel.session.phase != "connected":
         return
     if not channel.link.is_encrypted:
         clock.hint = " (a server that expects TLS at once says nothing: tls='implicit')"
@@ -92,7 +93,12 @@ async def start_tls(
     if not channel.session.extensions.starttls:
         error = SMTPNotSupported("the server does not offer STARTTLS")
         raise located(error, channel, _commands.STARTTLS)
-    reply = await ask(channel, clock, _commands.STARTTLS)
+    try:
+        reply = await ask(channel, clock, _commands.STARTTLS)
+    except SMTPProtocolError as error:
+        if channel.session.phase != "greeted":
+            raise
+        raise channel.spoke_too_soon() from error
     if not reply.is_positive:
         raise located(SMTPTLSError(reply=reply), channel, _commands.STARTTLS)
     await channel.encrypt(context)
@@ -174,6 +180,8 @@ async def _run(
         # Whatever becomes of it, the server's refusals before it are the result.
         with suppress(SMTPException):
             await channel.send_message(nothing, clock)
+    if transaction.has_hung_up:
+        await channel.break_off("the server takes no more mail on this connection")
     took_nobody = transaction.took_nobody
     channel.session.refused_in_a_row = channel.session.refused_in_a_row + 1 if took_nobody else 0
 

@@ -1,8 +1,9 @@
 """The values of one mail transaction: who sends, who receives, what travels, what came of it.
 
-All of them are frozen and checked when they are made; nothing re-checks them. An address is
-parsed once, into a `Mailbox`, which knows how it is written in a command with and without
-SMTPUTF8. A `Job` is a message that is ready to be sent; a `Receipt` says that it was.
+All of them are frozen. An `Envelope` is what a caller asks for, and is checked by the send that it
+is given to; after that an address is a `Mailbox`, parsed once, which knows how it is written in
+a command with and without SMTPUTF8. A `Job` is a message that is ready to be sent, of which
+nothing is checked again; a `Receipt` says that it was sent.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ class Envelope:
     """
 
     sender: AddressLike | None = None
+    """The reverse-path, ``""`` for the null one; None: as the header fields say."""
     recipients: Recipients | None = None
+    """The forward-paths; None: as the header fields say."""
     mail_options: Iterable[str] = ()
     """Parameters of the MAIL command as they stand in it, such as ``"RET=HDRS"``."""
     rcpt_options: Iterable[str] = ()
@@ -118,7 +121,17 @@ class Receipt:
         return tuple(key for key, reply in self.refused.items() if reply.is_transient)
 
     def raise_for_refused(self) -> Self:
-        """Return this receipt, or raise SMTPRecipientsRefused if any recipient was refused."""
+        """Return this receipt, or raise SMTPRecipientsRefused if any recipient was refused.
+
+        Its ``delivery`` knows who has the message: a send that is given it goes to the others.
+        """
         if self.refused:
-            raise SMTPRecipientsRefused(self.refused, server=self.server)
+            from ._delivery import delivery_of
+
+            delivery = delivery_of(self)
+            raise SMTPRecipientsRefused(self.refused, server=self.server, delivery=delivery)
         return self
+
+    def __str__(self) -> str:
+        refused = f", refused for {len(self.refused)}" if self.refused else ""
+        return f"{self.server} accepted for {len(self.accepted)}{refused}: {self.reply}"

@@ -14,8 +14,8 @@ from anyio.streams.tls import TLSAttribute
 from . import _connect, _dialogue, _login, sasl
 from ._channel import Channel
 from ._clock import Clock
-from ._settings import Settings, default_local_hostname
-from .errors import SMTPTLSError
+from ._settings import Settings
+from .errors import SMTPException, SMTPTLSError
 
 _log = logging.getLogger("anysmtp")
 
@@ -38,18 +38,15 @@ async def establish(
         channel = Channel(link, settings.timeouts)
         async with channel.turn():
             await _make_ready(channel, clock, settings, tls_context)
-    except BaseException:
+    except BaseException as error:
         await _connect.close(link)
+        if isinstance(error, SMTPException):
+            error.connection_closed = True
         raise
     clock.release()
     version = link.stream.extra(TLSAttribute.tls_version, "no TLS")
     _log.info("connected to %s (%s)", link.server, version)
     return channel
-
-
-def local_hostname(channel: Channel, settings: Settings) -> str:
-    """What EHLO says of this host (RFC 5321 section 4.1.4)."""
-    return settings.local_hostname or default_local_hostname() or channel.link.address_literal
 
 
 async def _make_ready(
@@ -58,7 +55,7 @@ async def _make_ready(
     settings: Settings,
     tls_context: Callable[[], Awaitable[ssl.SSLContext]],
 ) -> None:
-    name = local_hostname(channel, settings)
+    name = settings.local_hostname or _connect.local_hostname(channel.link)
     await _dialogue.greet(channel, clock)
     await _dialogue.hello(channel, clock, name)
     if _wants_starttls(channel, settings):

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _log = logging.getLogger("anysmtp")
+# A program that has not set up logging does not get our warnings on its standard error.
+_log.addHandler(logging.NullHandler())
 
 RawMessage: TypeAlias = bytes | bytearray | memoryview | str
 """A message as it is: header section, blank line, body. A str is sent as UTF-8."""
@@ -123,9 +125,10 @@ class BaseMailer(ABC):
 
         The Receipt says who was refused; SMTPRecipientsRefused is raised if all were.
         SMTPSenderRefused and SMTPDataError if the server does not take the message;
-        SMTPNotSupported and SMTPMessageTooLarge if it never would; any other SMTPException with
-        the connection. ValueError before anything is sent, for malformed addresses, no
-        sender, no recipients, or two blocks of Resent- fields.
+        SMTPNotSupported and SMTPMessageTooLarge if it never would. After these the connection
+        goes on. SMTPServerDisconnected, SMTPTimeoutError and SMTPProtocolError end it; a client
+        that has to connect may raise whatever `SMTP.connect` does. ValueError before anything is
+        sent, for malformed addresses, no sender, no recipients, or two blocks of Resent- fields.
 
         Cancelled or timed out, the message is not sent, or in doubt if its end had left; the
         ``delivery`` says which. The connection is closed then.
@@ -138,7 +141,7 @@ class BaseMailer(ABC):
             to = recipients_of(message)
         else:
             to = parse_recipients(asked.recipients)
-        with _Book(asked.delivery, to) as book:
+        with _Book(asked, to) as book:
             utf8 = book.needs_utf8(mailbox) or needs_utf8(message)
             prepared = prepare(
                 message,
@@ -180,9 +183,8 @@ class BaseMailer(ABC):
         """
         mailbox, to = parse_sender(sender), parse_recipients(recipients)
         asked = _Asked(options, sender, recipients, require_all=self._require_all)
-        with _Book(asked.delivery, to) as book:
-            in_thread = len(message) > _NORMALISE_IN_THREAD
-            content = await _run(lambda: raw_content(message), in_thread)
+        with _Book(asked, to) as book:
+            content = await raw_content(message)
             job = asked.job(mailbox, book.recipients, content, message_id=message_id_of(content))
             return await book.send(job, self._deliver)
 
@@ -191,11 +193,21 @@ class BaseMailer(ABC):
         """Send the job, writing what becomes of it in the ledger."""
 
 
-def raw_content(message: RawMessage) -> RawContent:
+async def raw_content(message: RawMessage) -> RawContent:
     """A raw message as content. TypeError for other types, ValueError for lone surrogates."""
     if not isinstance(message, (bytes, bytearray, memoryview, str)):
         raise TypeError(f"a raw message is bytes or str, not {type(message).__name__}")
-    return RawContent(message)
+    # What the caller can change while a thread works on it is copied now.
+    raw = message if isinstance(message, (bytes, str)) else bytes(message)
+    return await _run(lambda: RawContent(raw), len(raw) > _NORMALISE_IN_THREAD)
+
+
+def no_such_option(unknown: set[str], options: type) -> TypeError:
+    """What to raise for keywords that are not among the options."""
+    return TypeError(
+        f"no option of this name: {', '.join(sorted(unknown))}; there are "
+        f"{', '.join(options.__annotations__)}"
+    )
 
 
 class _Asked:
@@ -210,21 +222,15 @@ class _Asked:
         require_all: bool,
     ) -> None:
         if unknown := set(options) - set(SendOptions.__annotations__):
-            raise TypeError(f"no option of this name: {', '.join(sorted(unknown))}")
+            raise no_such_option(unknown, SendOptions)
         envelope = options.get("envelope") or Envelope()
         self.sender: AddressLike | None = _one("sender", sender, envelope.sender)
         self.recipients: Recipients | None = _one("recipients", recipients, envelope.recipients)
         self.delivery: Delivery[Any] = options.get("delivery") or Delivery()
-        self._mail_options = (
-            *parameters(options.get("mail_options", ())),
-            *parameters(envelope.mail_options),
-        )
-        self._rcpt_options = (
-            *parameters(options.get("rcpt_options", ())),
-            *parameters(envelope.rcpt_options),
-        )
+        self._mail_options = _both(options.get("mail_options", ()), envelope.mail_options)
+        self._rcpt_options = _both(options.get("rcpt_options", ()), envelope.rcpt_options)
         chosen = options.get("require_all")
-        self._require_all = require_all if chosen is None else chosen
+        self.require_all = require_all if chosen is None else chosen
 
     def job(
         self,
@@ -242,7 +248,7 @@ class _Asked:
             downgrade=downgrade,
             mail_options=self._mail_options,
             rcpt_options=self._rcpt_options,
-            require_all=self._require_all,
+            require_all=self.require_all,
             message_id=message_id,
         )
 
@@ -250,9 +256,10 @@ class _Asked:
 class _Book:
     """One send's entry in a Delivery: opened before all else, closed on every way out."""
 
-    def __init__(self, delivery: Delivery[Any], recipients: tuple[Mailbox, ...]) -> None:
-        self._delivery = delivery
-        self.ledger = ledger_of(delivery)
+    def __init__(self, asked: _Asked, recipients: tuple[Mailbox, ...]) -> None:
+        self._delivery = asked.delivery
+        self._require_all = asked.require_all
+        self.ledger = ledger_of(asked.delivery)
         if self.ledger.is_new:
             self.recipients = recipients
             return
@@ -275,7 +282,8 @@ class _Book:
         return receipt
 
     def __enter__(self) -> Self:
-        self.ledger.start(recipient.given for recipient in self.recipients)
+        keys = [recipient.given for recipient in self.recipients]
+        self.ledger.start(keys, all_or_nobody=self._require_all)
         return self
 
     def __exit__(
@@ -294,6 +302,11 @@ class _Book:
         _log.info("%s: %s", self.ledger.outcome, type(exc).__name__)
 
 
+def _both(argument: Iterable[str], in_envelope: Iterable[str]) -> tuple[str, ...]:
+    """The parameters of an argument and of its namesake in the envelope, checked together."""
+    return parameters((*parameters(argument), *parameters(in_envelope)))
+
+
 def _one(name: str, argument: Any, in_envelope: Any) -> Any:
     """An argument, or its namesake in the envelope."""
     if argument is not None and in_envelope is not None and argument != in_envelope:
@@ -308,7 +321,8 @@ async def _run(work: Callable[[], T], in_thread: bool) -> T:
 
 def _log_receipt(receipt: Receipt, job: Job) -> None:
     """No addresses at INFO and WARNING."""
-    taken, refused = len(receipt.accepted), len(receipt.refused)
+    asked = len(job.recipients)
+    refused = sum(recipient.given in receipt.refused for recipient in job.recipients)
     if refused:
-        _log.warning("%s refused %d of %d recipients", receipt.server, refused, taken + refused)
-    _log.info("%s accepted %d octets for %d", receipt.server, job.content.size, taken)
+        _log.warning("%s refused %d of %d recipients", receipt.server, refused, asked)
+    _log.info("%s accepted %d octets for %d", receipt.server, job.content.size, asked - refused)

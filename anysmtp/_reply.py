@@ -77,6 +77,14 @@ class Reply:
         """5yz: no, and the same command will not work later."""
         return self.code >= 500
 
+    def written(self) -> list[str]:
+        """Its lines as they came, but safe to print."""
+        last = len(self.lines) - 1
+        return [
+            f"{self.code}{' ' if number == last else '-'}{printable(line)}"
+            for number, line in enumerate(self.lines)
+        ]
+
     def __str__(self) -> str:
         return f"{self.code} {printable(self.text)}".rstrip()
 

@@ -6,7 +6,7 @@ from email.message import Message
 from typing import TYPE_CHECKING, cast, overload
 
 from ._client import SMTP
-from ._envelope import AddressLike, Receipt, Recipients
+from ._envelope import AddressLike, Envelope, Receipt, Recipients
 from ._mailer import RawMessage, SendOptions
 from ._settings import Options
 
@@ -64,6 +64,9 @@ async def send(
             return await client.send_message(
                 message, sender=sender, recipients=recipients, **of_send
             )
+        envelope = options.get("envelope") or Envelope()
+        sender = envelope.sender if sender is None else sender
+        recipients = envelope.recipients if recipients is None else recipients
         if sender is None or recipients is None:
             raise TypeError("a raw message is sent with a sender and recipients")
         return await client.sendmail(sender, recipients, message, **of_send)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from anyio.abc import ByteStreamConnectable
 
 from . import _clock, sasl
-from ._clock import Timeouts
+from ._clock import Timeouts, timeouts_of
 from ._connect import Endpoint
 from ._grammar import CONTROLS, LOCAL_HOSTNAME
+from ._mailer import no_such_option
 
 TLSMode: TypeAlias = Literal["auto", "implicit", "starttls", "opportunistic", "off"]
-Pipelining: TypeAlias = Literal["auto", "off"]
 
 
 class Options(TypedDict, total=False):
@@ -81,7 +80,7 @@ class Options(TypedDict, total=False):
     add_missing_headers: bool
     """Whether message objects that lack Date and Message-ID are sent with them; True by default."""
 
-    pipelining: Pipelining
+    pipelining: Literal["auto", "off"]
     """``"auto"`` (the default): commands are sent in groups where the server offers PIPELINING
     (RFC 2920). ``"off"``: one at a time."""
 
@@ -105,9 +104,9 @@ class Settings:
 def settle(hostname: str, port: int | None, options: Options) -> Settings:
     """Check the options, and work out what depends on what."""
     if unknown := set(options) - set(Options.__annotations__):
-        raise TypeError(f"no option of this name: {', '.join(sorted(unknown))}")
+        raise no_such_option(unknown, Options)
     tls = _one_of("tls", options.get("tls", "auto"), TLSMode)
-    pipelining = _one_of("pipelining", options.get("pipelining", "auto"), Pipelining)
+    pipelining = _one_of("pipelining", options.get("pipelining", "auto"), Literal["auto", "off"])
     context = _instance("tls_context", options.get("tls_context"), ssl.SSLContext)
     mechanisms = _mechanisms(options)
     if tls == "off" and context is not None:
@@ -123,19 +122,19 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         mechanisms=mechanisms,
         allow_plaintext_auth=_flag("allow_plaintext_auth", options, False),
         local_hostname=_local_hostname(options.get("local_hostname")),
-        timeouts=Timeouts.of(options.get("timeout", _clock.DEFAULT)),
+        timeouts=timeouts_of(options.get("timeout", _clock.DEFAULT)),
         require_all=_flag("require_all", options, False),
         add_missing_headers=_flag("add_missing_headers", options, True),
         pipelining=pipelining == "auto",
     )
 
 
-# The schemes of `from_url`, and what each means for ``tls``.
-_SCHEMES: Mapping[str, TLSMode] = {
-    "smtp": "auto",
+# The schemes of `from_url`, and what each says of ``tls``.
+_SCHEMES: Mapping[str, TLSMode | None] = {
+    "smtp": None,
     "smtp+starttls": "starttls",
     "smtps": "implicit",
-    "smtp+unix": "auto",
+    "smtp+unix": None,
 }
 _QUERY: Mapping[str, Any] = {
     "local_hostname": str,
@@ -165,7 +164,9 @@ def _from_url(url: str) -> tuple[str, int | None, Options]:
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         raise _URLError(f"the scheme is one of {', '.join(_SCHEMES)}")
-    options: Options = {"tls": _SCHEMES[parts.scheme]}
+    options: Options = {}
+    if (tls := _SCHEMES[parts.scheme]) is not None:
+        options["tls"] = tls
     query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     if {key for key, _ in query} - set(_QUERY):
         raise _URLError(f"the query has a key that is none of {', '.join(_QUERY)}")
@@ -187,13 +188,6 @@ def _from_url(url: str) -> tuple[str, int | None, Options]:
         raise _URLError("it has a host, a port and a query, no path and no fragment")
     # Checked here, where what is wrong with it is not shown: it may be a password that got there.
     return _checked_hostname(hostname), parts.port, options
-
-
-def default_local_hostname() -> str | None:
-    """This host's name if it is one that EHLO may give (RFC 5321 section 4.1.1.1)."""
-    name = socket.gethostname()
-    is_valid = "." in name and LOCAL_HOSTNAME.fullmatch(name) is not None
-    return name if is_valid and not name.lower().startswith("localhost.") else None
 
 
 def _one_of(name: str, value: Any, choices: Any) -> Any:
@@ -270,7 +264,9 @@ def _endpoint(hostname: str, port: int, options: Options) -> Endpoint:
     connectable = options.get("connectable")
     if connectable is not None:
         if not isinstance(connectable, (ByteStreamConnectable, os.PathLike)):
-            raise TypeError(f"connectable is a path or a ByteStreamConnectable: {connectable!r}")
+            raise TypeError(
+                f"connectable is a pathlib.Path or a ByteStreamConnectable, not {connectable!r}"
+            )
         if options.get("source_address") is not None:
             raise ValueError("source_address is for TCP, not for a connectable")
     return Endpoint(

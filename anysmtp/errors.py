@@ -129,7 +129,7 @@ class SMTPConnectError(SMTPException, ConnectionError):
 
 
 class SMTPServerDisconnected(SMTPException, ConnectionError):
-    """The connection was lost, or closed by the server (`reply` is its 421, if it sent one)."""
+    """The connection was lost, or closed by the server (``reply`` is its 421, if it sent one)."""
 
 
 class SMTPTimeoutError(SMTPException, TimeoutError):
@@ -233,7 +233,7 @@ class SMTPRecipientsRefused(SMTPException):
 
 
 class SMTPResponseException(SMTPException):
-    """A command was refused; the connection can be used further unless `connection_closed`."""
+    """A command was refused; the connection can be used further unless ``connection_closed``."""
 
     def __init__(
         self,

@@ -11,21 +11,33 @@ import builtins
 import importlib.metadata
 import os
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "anysmtp"
 author = "anysmtp contributors"
 copyright = "anysmtp contributors"
 release = version = importlib.metadata.version("anysmtp")
 
-extensions = ["sphinx.ext.autodoc"]
+extensions = ["sphinx.ext.autodoc", "public_names", "state_tables"]
 html_theme = "furo"
 html_title = f"anysmtp {release}"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_ext"]
 
+# A name in single backticks, here and in the docstrings, is a reference, and has to resolve.
+default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 
+# Type variables, and what autodoc shows as it stands in the source, which nobody can import.
+nitpick_ignore = [
+    ("py:class", "K"),
+    ("py:class", "anysmtp._delivery.K"),
+    ("py:class", "Message"),
+]
 if os.environ.get("ANYSMTP_DOCS_ONLINE"):
     extensions.append("sphinx.ext.intersphinx")
     intersphinx_mapping = {

@@ -7,12 +7,13 @@ got twice, the next message gets its own replies, and nothing is left open.
 from __future__ import annotations
 
 import pytest
-from support.bench import LARGE, SMALL, TRANSPORTS, Bench, Transport, send
-from support.cancel import How, cancel_at
-from support.leaks import no_leaks
-from support.tls import Certificates
 
 from anysmtp import Delivery
+from support.bench import LARGE, SMALL, TRANSPORTS, Bench, Transport, send
+from support.cancel import How, cancel_at
+from support.fixtures import Tally
+from support.leaks import no_leaks
+from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
 
@@ -29,6 +30,7 @@ async def test_stopping_a_send_at_any_await_harms_nobody(
     size: int,
     cancel_how: How,
     certificates: Certificates,
+    tally: Tally,
 ) -> None:
     deliveries: dict[str, Delivery[None]] = {}
     async with Bench(transport, certificates) as bench, no_leaks():
@@ -55,7 +57,7 @@ async def test_stopping_a_send_at_any_await_harms_nobody(
     for subject, delivery in deliveries.items():
         bench.judge(subject, delivery)
     outcomes = [delivery.outcome for delivery in deliveries.values()]
-    print(f"{len(outcomes)} points: {', '.join(map(str, dict.fromkeys(outcomes)))}")
+    tally("awaits at which a send was stopped", len(outcomes))
     assert outcomes[0] == "not_sent"
     assert outcomes[-1] == "accepted"
     assert "in_doubt" in outcomes

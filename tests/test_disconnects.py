@@ -8,10 +8,6 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from support.bench import LARGE, SMALL, Bench, Transport, send
-from support.leaks import no_leaks
-from support.tls import Certificates
-from support.wire import Close
 
 from anysmtp import (
     Delivery,
@@ -20,6 +16,11 @@ from anysmtp import (
     SMTPServerDisconnected,
     SMTPTLSError,
 )
+from support.bench import LARGE, SMALL, Bench, Transport, send
+from support.fixtures import Tally
+from support.leaks import no_leaks
+from support.tls import Certificates
+from support.wire import Close
 
 pytestmark = pytest.mark.anyio
 
@@ -74,8 +75,8 @@ async def _cut_everywhere(
 
 
 def _judge(
-    bench: Bench, ends: dict[int, tuple[Delivery[None], SMTPException | None]]
-) -> list[str | None]:
+    tally: Tally, bench: Bench, ends: dict[int, tuple[Delivery[None], SMTPException | None]]
+) -> None:
     for count, (delivery, error) in ends.items():
         bench.judge(f"cut at {count}", delivery)
         if error is not None:
@@ -85,18 +86,17 @@ def _judge(
             assert error.may_retry == delivery.may_retry
     outcomes = [delivery.outcome for delivery, _ in ends.values()]
     assert {"not_sent", "in_doubt", "accepted"} == set(outcomes)
-    print(f"{len(ends)} points")
-    return list(outcomes)
+    tally("bytes after which a server was gone", len(ends))
 
 
 @pytest.mark.parametrize("pipelining", [True, False], ids=["pipelining", "lock-step"])
 @pytest.mark.parametrize("how", HOWS)
 async def test_a_plain_connection_cut_after_any_byte(
-    how: Close, pipelining: bool, certificates: Certificates
+    how: Close, pipelining: bool, certificates: Certificates, tally: Tally
 ) -> None:
     async with Bench("plain", certificates, pipelining=pipelining) as bench:
         ends = await _cut_everywhere(bench, how)
-    _judge(bench, ends)
+    _judge(tally, bench, ends)
     greeting = len(bench.server.connections[-1].replies[0])
     for count, (_, error) in ends.items():
         expected = SMTPConnectError if count < greeting else SMTPServerDisconnected
@@ -104,30 +104,32 @@ async def test_a_plain_connection_cut_after_any_byte(
 
 
 @pytest.mark.parametrize("how", HOWS)
-async def test_a_large_message_cut_after_any_byte(how: Close, certificates: Certificates) -> None:
+async def test_a_large_message_cut_after_any_byte(
+    how: Close, certificates: Certificates, tally: Tally
+) -> None:
     async with Bench("plain", certificates) as bench:
         ends = await _cut_everywhere(bench, how, step=7, size=LARGE)
-    _judge(bench, ends)
+    _judge(tally, bench, ends)
 
 
 @pytest.mark.parametrize("transport", ["starttls", "implicit"])
 @pytest.mark.parametrize("how", HOWS)
 async def test_an_encrypted_connection_cut_between_the_bytes_of_its_replies(
-    how: Close, transport: Transport, certificates: Certificates
+    how: Close, transport: Transport, certificates: Certificates, tally: Tally
 ) -> None:
     async with Bench(transport, certificates) as bench:
         ends = await _cut_everywhere(bench, how, step=3)
-    _judge(bench, ends)
+    _judge(tally, bench, ends)
 
 
 @pytest.mark.parametrize("transport", ["starttls", "implicit"])
 @pytest.mark.parametrize("how", ["truncate", "reset"])
 async def test_an_encrypted_connection_cut_on_the_wire(
-    how: Close, transport: Transport, certificates: Certificates
+    how: Close, transport: Transport, certificates: Certificates, tally: Tally
 ) -> None:
     async with Bench(transport, certificates) as bench:
         ends = await _cut_everywhere(bench, how, unit="wire", step=37)
-    _judge(bench, ends)
+    _judge(tally, bench, ends)
     kinds = {type(error) for _, error in ends.values() if error is not None}
     assert kinds <= {SMTPConnectError, SMTPTLSError, SMTPServerDisconnected}
     assert SMTPTLSError in kinds
@@ -135,7 +137,7 @@ async def test_an_encrypted_connection_cut_on_the_wire(
 
 @pytest.mark.parametrize("how", HOWS)
 async def test_a_reused_connection_that_is_cut_is_replaced_unless_the_message_left(
-    how: Close, certificates: Certificates
+    how: Close, certificates: Certificates, tally: Tally
 ) -> None:
     outcomes: list[str | None] = []
     deliveries: dict[str, Delivery[None]] = {}
@@ -158,4 +160,5 @@ async def test_a_reused_connection_that_is_cut_is_replaced_unless_the_message_le
         await bench.server.wait_closed()
     for subject, delivery in deliveries.items():
         bench.judge(subject, delivery)
+    tally("bytes after which a server was gone", len(outcomes))
     assert set(outcomes) == {"accepted", "in_doubt"}

@@ -6,19 +6,18 @@ time, that they work there too.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import anyio
 import pytest
+
+import anysmtp
+from anysmtp import SMTP, Delivery, SMTPTimeoutError
 from support.bench import LARGE, RECIPIENTS, message
 from support.leaks import no_leaks
 from support.script import DEAF, STALL
 from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.tls import Certificates
-
-import anysmtp
-from anysmtp import SMTP, Delivery, SMTPTimeoutError, Timeouts
 
 pytestmark = pytest.mark.anyio
 
@@ -66,7 +65,7 @@ class Stalling:
             await self.client.sendmail("a@x.test", RECIPIENTS, raw, delivery=self.delivery)
 
     def judge(self, point: str) -> None:
-        if point in (".",):
+        if point == ".":
             assert self.delivery.outcome == "in_doubt"
         else:
             assert self.delivery.outcome == "not_sent"

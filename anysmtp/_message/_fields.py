@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from email import policy
-from email.errors import InvalidHeaderDefect
+from email.errors import HeaderParseError, InvalidHeaderDefect
 from email.header import Header
 from email.headerregistry import BaseHeader
 from email.message import Message
@@ -30,7 +30,7 @@ def values(message: Message, name: str) -> Iterator[object]:
 def text_of(value: object) -> str:
     """What a field says, unfolded; encoded words as they are where it was given with them.
 
-    UnicodeEncodeError, HeaderParseError for what has no text.
+    ValueError for what has no text.
     """
     if isinstance(value, Header):
         text = _text_of_legacy(value)
@@ -58,5 +58,8 @@ def _text_of_legacy(value: Header) -> str:
 
     But ``Header("Jörg <j@x.example>", "utf-8")``, which many do, encodes the address too.
     """
-    encoded = value.encode(maxlinelen=0)
+    try:
+        encoded = value.encode(maxlinelen=0)
+    except HeaderParseError as error:
+        raise ValueError(str(error)) from error
     return encoded if "@" in encoded else str(value)

@@ -13,7 +13,6 @@ what is not needed is not read, and cannot be wrong.
 from __future__ import annotations
 
 from collections import Counter
-from email.errors import MessageError
 from email.message import Message
 
 from .._envelope import Mailbox
@@ -61,7 +60,7 @@ def mailboxes_in(message: Message, name: str) -> list[Mailbox]:
     """The mailboxes in all fields of one name; ValueError for what is malformed."""
     try:
         return [found for value in values(message, name) for found in parse_list(text_of(value))]
-    except (ValueError, MessageError) as error:
+    except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
 

@@ -45,10 +45,12 @@ def prepare(
     del prepared["Bcc"]
     del prepared["Resent-Bcc"]
     if add_missing_headers and not is_resent(message):
+        # Set raw, as the parser does: to parse the two takes longer than all the rest here.
         if "Date" not in prepared:
-            prepared["Date"] = format_datetime(now or localtime())
+            prepared.set_raw("Date", format_datetime(now or localtime()))
         if "Message-ID" not in prepared:
-            prepared["Message-ID"] = message_id or make_msgid(domain=_id_domain(message, sender))
+            identifier = message_id or make_msgid(domain=_id_domain(message, sender))
+            prepared.set_raw("Message-ID", identifier)
     found = next(values(prepared, "Message-ID"), None)
     return Prepared(prepared, None if found is None else text_of(found) or None)
 

@@ -10,8 +10,8 @@ TypeError for those with SMTPUTF8. What is left to do here, on a copy:
   (RFC 2047 section 5), and raw octets above 127 become encoded words by the rules of the field.
 - Parts in 8bit are put into base64 here when the server takes 7bit only. The email package
   decodes and encodes text for that, loses what does not decode, and fails for other types.
-- No field adds another one or ends the header section, in any part. Python 3.10 to 3.12 let some
-  through (CVE-2024-6923), and the bytes generator of 3.13 does not look.
+- No field adds another one or ends the header section, in any part. Python 3.12.1 lets some do so
+  (CVE-2024-6923), and the generator of bytes in 3.13.0 does not look.
 """
 
 from __future__ import annotations
@@ -40,17 +40,19 @@ _ADDRESS_FIELDS = frozenset(
 )
 # RFC 5322 section 2.2.3: a line end inside a field is followed by white space.
 _NO_FOLD = re.compile(rb"\n(?![ \t])|\r(?![\n \t])")
+# What the email package raises for what it cannot write; more than the first two by mistake.
+_FAILURES = (MessageError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 _CTE = "Content-Transfer-Encoding"
 # To write an octet of a header field takes about as long as this many of a payload.
 _HEADER_WEIGHT = 32
 
 
 def serialise(message: Message, *, seven_bit: bool = False, utf8: bool = False) -> RawContent:
-    """The message as octets; 8bit parts stay 8bit unless ``seven_bit``.
+    """The message as octets; parts in 8bit stay so unless ``seven_bit``. It is only read.
 
-    ``utf8`` writes non-ASCII header fields as UTF-8 (RFC 6532), for a server with SMTPUTF8. Content
-    that is 8-bit all the same cannot be written otherwise. ValueError for a message that the email
-    package cannot write. The message is only read.
+    ``utf8`` writes the header section in UTF-8 (RFC 6532), for a server with SMTPUTF8; otherwise it
+    is ASCII. What is still 8-bit then has no ASCII form, and the content says that it is.
+    ValueError for a message that the email package cannot write.
     """
     try:
         copied = snapshot(message)
@@ -60,7 +62,7 @@ def serialise(message: Message, *, seven_bit: bool = False, utf8: bool = False) 
             _rewrite_payload(part, seven_bit)
         written = BytesIO()
         BytesGenerator(written, mangle_from_=False, policy=policy).flatten(copied)
-    except (MessageError, ValueError, LookupError, AttributeError, RecursionError) as error:
+    except _FAILURES as error:
         raise ValueError(f"the message cannot be serialised: {error}") from error
     return RawContent(written.getvalue())
 
@@ -90,7 +92,7 @@ def _has_utf8_address(value: object) -> bool:
     try:
         text = text_of(value)
         return not text.isascii() and any(found.ascii is None for found in parse_list(text))
-    except (ValueError, MessageError):
+    except ValueError:
         # What is malformed names no address. It is an error if the envelope is made from it.
         return False
 
@@ -119,11 +121,11 @@ def _rewrite_fields(part: Message, policy: Policy[Any], utf8: bool) -> None:
 
 def _rewritten(name: str, value: object, policy: Policy[Any], utf8: bool) -> object:
     """A value that the policy writes as it should; most are that already."""
-    text = value.encode(linesep="\r\n") if isinstance(value, Header) else str(value)
     is_modern = isinstance(policy, EmailPolicy)
     if isinstance(value, Header):
         # Encoded words and so ASCII already; the modern policies do not know the class.
-        return text if is_modern else value
+        return value.encode(linesep="\r\n") if is_modern else value
+    text = str(value)
     if text.isascii() or (is_modern and utf8 and isinstance(value, BaseHeader)):
         return value
     if utf8:

@@ -26,18 +26,26 @@ _MAX_RESPONSE = 12288
 class Command:
     """One command line.
 
-    ``verb`` names the row in the state tables; ``shown`` is the line for people and logs.
+    ``verb`` names the row in the state tables; ``shown`` is the line for people and logs, which
+    an ``is_secret`` command must give.
     """
 
     __slots__ = ("is_secret", "line", "shown", "verb")
 
-    def __init__(self, text: str, *, shown: str | None = None, verb: str | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        shown: str | None = None,
+        verb: str | None = None,
+        is_secret: bool = False,
+    ) -> None:
         if found := CONTROLS.search(text):
             raise ValueError(f"control character {found[0]!r} in {(shown or text)!r}")
         self.verb = verb or text.partition(" ")[0].upper()
         if not self.verb:
             raise ValueError(f"a command starts with its verb, not {text!r}")
-        self.is_secret = shown is not None
+        self.is_secret = is_secret
         self.shown = shown or text
         try:
             self.line = text.encode("utf-8") + b"\r\n"
@@ -82,12 +90,12 @@ def auth(mechanism: str, initial_response: str | None) -> Command:
     line = f"AUTH {_word(mechanism)}"
     if initial_response is None or len(line) + len(initial_response) + 3 > _MAX_LINE:
         return Command(line)
-    return Command(f"{line} {initial_response or '='}", shown=f"{line} ***")
+    return Command(f"{line} {initial_response or '='}", shown=f"{line} ***", is_secret=True)
 
 
 def auth_response(response: str) -> Command:
     """A response to a 334 challenge, in base64, or ``*`` to give up."""
-    return Command(response, shown="*" if response == "*" else "***", verb="*")
+    return Command(response, shown="*" if response == "*" else "***", verb="*", is_secret=True)
 
 
 def parameters(options: Iterable[str]) -> tuple[str, ...]:
@@ -95,8 +103,8 @@ def parameters(options: Iterable[str]) -> tuple[str, ...]:
     if isinstance(options, str):
         raise TypeError(f"options are several strings, not one: {options!r}")
     checked = tuple(options)
-    if sum(map(len, checked)) > _MAX_PARAMETERS:
-        raise ValueError(f"parameters of more than {_MAX_PARAMETERS} characters")
+    if len(" ".join(checked).encode("utf-8", "replace")) > _MAX_PARAMETERS:
+        raise ValueError(f"parameters of more than {_MAX_PARAMETERS} octets")
     for option in checked:
         if not ESMTP_PARAMETER.fullmatch(option):
             raise ValueError(f"no parameter of MAIL or RCPT: {option!r}")
@@ -115,5 +123,5 @@ NOOP = Command("NOOP")
 QUIT = Command("QUIT")
 AUTH = Command("AUTH")
 STARTTLS = Command("STARTTLS")
-END_OF_DATA = Command(".")
+END_OF_DATA = Command(".", shown="end of data")
 GREETING = Command("", shown="connection", verb="greeting")

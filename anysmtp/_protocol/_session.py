@@ -43,14 +43,13 @@ class Awaited:
         """Whether the reply is there and says yes."""
         return self.reply is not None and self.is_success(self.reply)
 
-    @property
-    def shown(self) -> str:
-        """The reply for people and logs. A challenge is not shown: servers may repeat in it what
-        they were told."""
+    def shown(self) -> list[str]:
+        """The reply for people and logs, by lines. A challenge is not shown: servers may repeat in
+        it what they were told."""
         assert self.reply is not None
         if self.command.verb in _states.CHALLENGED and self.reply.is_intermediate:
-            return f"{self.reply.code} ***"
-        return str(self.reply)
+            return [f"{self.reply.code} ***"]
+        return self.reply.written()
 
     def is_success(self, reply: Reply) -> bool:
         """Whether this reply would say yes: by its first digit (RFC 5321 section 4.2.1)."""

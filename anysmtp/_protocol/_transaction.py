@@ -79,7 +79,8 @@ class Transaction:
         self._job = job
         self._ledger = ledger
         parameters = _mail_parameters(job, content, extensions)
-        self._utf8 = any(parameter.upper() == "SMTPUTF8" for parameter in parameters)
+        asks_for_utf8 = any(parameter.upper() == "SMTPUTF8" for parameter in parameters)
+        self._utf8 = asks_for_utf8 and extensions.smtputf8
         sender = "" if job.sender is None else self._path(job.sender)
         self._mail = _commands.mail(sender, parameters)
         self._pipelining = pipelining and extensions.pipelining
@@ -117,6 +118,11 @@ class Transaction:
         return "message" if self._refusal is None and self._taken else "lone dot"
 
     @property
+    def has_hung_up(self) -> bool:
+        """Whether the server takes nothing more on this connection."""
+        return isinstance(self._refusal, SMTPServerDisconnected)
+
+    @property
     def took_nobody(self) -> bool:
         """Whether the server refused the sender or every recipient."""
         return not self._taken
@@ -134,7 +140,7 @@ class Transaction:
         self._final = reply
         self._ledger.settle(self._taken, reply)
         if not reply.is_positive:
-            self._refusal = SMTPDataError(reply, command="end of data")
+            self._refusal = SMTPDataError(reply, command=_commands.END_OF_DATA.shown)
 
     def result(self, server: str) -> Receipt:
         """The Receipt; or the refusal, raised."""
@@ -187,7 +193,7 @@ class Transaction:
             return
         self.is_stale = reply.code in _GOODBYE or reply.code in self._login_is_missing
         if reply.code == 421:
-            self._hang_up(reply, "MAIL")
+            self._hang_up(reply, self._mail.shown)
             return
         self._ledger.refuse((recipient.given for recipient in self._job.recipients), reply)
         if reply.code in self._login_is_missing:

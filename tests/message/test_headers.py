@@ -9,7 +9,7 @@ from email.policy import Policy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from anysmtp._message import needs_utf8, parse_recipients, recipients_of, sender_of, serialise
@@ -222,27 +222,45 @@ def test_a_policy_with_header_classes_of_its_own() -> None:
 
 
 NAME = st.text(st.sampled_from('ab ,;:<>@()[]."\\äß日=?_'), max_size=12)
-USER = st.text(st.sampled_from("ab,;:<>@()[] .+ü"), min_size=1, max_size=8)
 HOST = st.sampled_from(["x.example", "bücher.example", "[127.0.0.1]", "localhost"])
-ADDRESSES = st.lists(st.builds(Address, NAME, USER, HOST), min_size=1, max_size=4)
 
 
-@given(ADDRESSES, ADDRESSES)
+def addresses(user: str, name: st.SearchStrategy[str]) -> st.SearchStrategy[Address]:
+    return st.builds(Address, name, st.text(st.sampled_from(user), min_size=1, max_size=8), HOST)
+
+
+ANY_ADDRESSES = st.lists(addresses("ab,;:<>@()[] .+ü", NAME), min_size=1, max_size=4)
+
+
+@given(ANY_ADDRESSES, ANY_ADDRESSES)
 def test_every_address_object_in_a_message_is_a_recipient(
     to: list[Address], cc: list[Address]
 ) -> None:
     message = EmailMessage()
+    try:
+        message["To"] = to
+        message["Cc"] = [Group("g", cc)]
+    except TypeError:
+        # Before Python 3.13 the email package fails for Address(username=".") in a list.
+        reject()
+    assert recipients_of(message) == parse_recipients([*to, *cc])
+
+
+# One address and no quotes: folding a list in which there are encoded words, the email package
+# encodes separators too now and then (seen with Python 3.10 to 3.13).
+@given(addresses("ab+ü", st.text(st.sampled_from("ab äß日"), max_size=12)), st.booleans())
+def test_a_recipient_is_the_same_when_the_message_was_written_and_read(
+    to: Address, as_utf8: bool
+) -> None:
+    message = EmailMessage()
     message["To"] = to
-    message["Cc"] = [Group("g", cc)]
-    expected = [m.utf8 for m in parse_recipients([*to, *cc])]
-    assert [m.utf8 for m in recipients_of(message)] == expected
-    # And so they are once the message has been written and read.
-    content = serialise(message, utf8=needs_utf8(message))
+    content = serialise(message, utf8=as_utf8 or needs_utf8(message))
+    (expected,) = parse_recipients(to)
     for policy in POLICIES:
-        found = email.message_from_bytes(b"".join(content.chunks()), policy=policy)
-        assert [m.ascii or m.utf8 for m in recipients_of(found)] == [
-            m.ascii or m.utf8 for m in parse_recipients([*to, *cc])
-        ]
+        (found,) = recipients_of(
+            email.message_from_bytes(b"".join(content.chunks()), policy=policy)
+        )
+        assert (found.ascii or found.utf8) == (expected.ascii or expected.utf8)
 
 
 def test_the_message_is_left_as_it_is(policy: Policy[Any]) -> None:

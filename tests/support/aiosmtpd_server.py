@@ -57,8 +57,7 @@ class AiosmtpdServer:
 
     - ``starttls``, ``implicit_tls``: a server's SSLContext.
     - ``users``: names and passwords; ``require_auth``: MAIL is refused without a login.
-    - ``plaintext_auth``: a login is possible without STARTTLS. aiosmtpd does not count implicit
-      TLS as TLS here, so that needs it too.
+    - ``plaintext_auth``: a login is possible without STARTTLS, as it always is under implicit TLS.
     - ``refuse``: the replies to RCPT for these addresses.
     """
 
@@ -79,6 +78,7 @@ class AiosmtpdServer:
         self.port = 0
         self.starttls = starttls
         self.require_auth = require_auth
+        # To aiosmtpd, only what STARTTLS began is TLS.
         self.plaintext_auth = plaintext_auth or implicit_tls is not None
         self.size_limit = size_limit
         self._implicit_tls = implicit_tls

@@ -6,6 +6,7 @@ What costs something to make is made once per run.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -47,19 +48,52 @@ def aiosmtpd_implicit(certificates: Certificates) -> Iterator[AiosmtpdServer]:
         yield server
 
 
+def check_postfix(reason: str | None) -> None:
+    """Skip the test, or fail it, if there is a reason why Postfix cannot be had."""
+    if reason and os.environ.get("ANYSMTP_REQUIRE_POSTFIX") == "1":
+        pytest.fail(f"Postfix is required here. {reason}")
+    elif reason:
+        pytest.skip(reason)
+
+
 @pytest.fixture(scope="session")
 def postfix(certificates: Certificates) -> Iterator[Postfix]:
     """A real Postfix, with `USERS`; see `Postfix`.
 
     Where there can be none the test is skipped, or fails if ``ANYSMTP_REQUIRE_POSTFIX`` is 1.
     """
-    reason = why_not()
-    if reason and os.environ.get("ANYSMTP_REQUIRE_POSTFIX") == "1":
-        pytest.fail(f"Postfix is required, but {reason}")
-    if reason:
-        pytest.skip(reason)
+    check_postfix(why_not())
     with Postfix(certificates.server_file, USERS) as server:
         yield server
+
+
+class Tally:
+    """How many points of which kind were tried, over the whole run."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def __call__(self, kind: str, count: int) -> None:
+        self._counts[kind] += count
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} {kind}" for kind, count in self._counts.items())
+
+
+_TALLY = pytest.StashKey[Tally]()
+
+
+@pytest.fixture
+def tally(pytestconfig: pytest.Config) -> Tally:
+    """Counts what the tests tried; the sums are shown at the end of the run."""
+    return pytestconfig.stash.setdefault(_TALLY, Tally())
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if tally := config.stash.get(_TALLY, None):
+        terminalreporter.write_line(f"tried: {tally}")
 
 
 @pytest.fixture(params=hows("asyncio"))

@@ -225,8 +225,6 @@ class Postfix:
         self._stop()
         shutil.rmtree(self.folder)
 
-    # Mail
-
     def address(self, label: str = "box") -> str:
         """An address with a mailbox that nobody else has been given."""
         return f"{label}-{next(self._counter)}@{DOMAIN}"
@@ -252,8 +250,6 @@ class Postfix:
         """What Postfix has to say."""
         path = self.folder / "log" / "maillog"
         return path.read_text("utf-8", "replace") if path.exists() else "(no log)"
-
-    # The server
 
     def _make_folders(self) -> None:
         owner, mailboxes = pwd.getpwnam("postfix"), pwd.getpwnam("nobody")
@@ -346,12 +342,17 @@ class Postfix:
             )
 
     def _stop(self) -> None:
+        if self._master.returncode is not None:
+            return
         self._master.terminate()
-        try:
-            self._master.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._master.pid, signal.SIGKILL)
-            self._master.wait()
+        end = time.monotonic() + _PATIENCE
+        ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while not os.waitid(os.P_PID, self._master.pid, ended) and time.monotonic() < end:
+            time.sleep(0.005)
+        # It is not reaped yet, so the process group is certainly still its own: what is left of
+        # it goes now, and does not write into the folder any more.
+        os.killpg(self._master.pid, signal.SIGKILL)
+        self._master.wait()
 
     def _output(self) -> str:
         return (self.folder / "log" / "output").read_text("utf-8", "replace")

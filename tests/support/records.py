@@ -78,7 +78,7 @@ class Record:
     sent: int = 0
     """Bytes of replies sent, before encryption."""
     sent_on_wire: int = 0
-    """Bytes sent, after encryption."""
+    """Bytes sent, after encryption; known when the connection has ended."""
     end: End | None = None
     """How the connection ended; None while it is open."""
 

@@ -52,8 +52,9 @@ DEFAULT_KEYWORDS = ("PIPELINING", "SIZE 10000000", "8BITMIME", "ENHANCEDSTATUSCO
 class ScriptedServer:
     """See the module. All arguments are by keyword:
 
-    - ``keywords``: the lines of the EHLO reply after the first, as before TLS; STARTTLS, and AUTH
-      where there are users or mechanisms and the connection is as encrypted as it gets, are added.
+    - ``keywords``: the lines of the EHLO reply after the first. STARTTLS is added where there is a
+      context for it; AUTH with the mechanisms, unless there is an AUTH line, where there are users
+      or mechanisms and the connection is as encrypted as it gets.
     - ``tls_keywords``: the same under TLS, with nothing added.
     - ``script``: a table of answers, or a function of the command line.
     - ``starttls``, ``implicit_tls``: a server's SSLContext.
@@ -134,8 +135,6 @@ class ScriptedServer:
             raise AssertionError("the client broke the rules:\n" + "\n".join(self.violations))
         return False
 
-    # Where clients come in
-
     async def listen(self, host: str = "127.0.0.1") -> int:
         """Listen on a free TCP port, and return it."""
         listener = await create_tcp_listener(local_host=host, local_port=0)
@@ -176,8 +175,6 @@ class ScriptedServer:
             await session.run()
         except Exception as exc:  # noqa: BLE001 - raised by __aexit__, not into the test's tasks
             self._crashes.append(exc)
-
-    # What the test tells it on the way
 
     @property
     def script(self) -> MutableMapping[str, Answer | Sequence[Answer]]:
@@ -220,8 +217,6 @@ class ScriptedServer:
         with fail_after(10):
             for session in self._sessions:
                 await session.closed.wait()
-
-    # What it saw
 
     @property
     def connection(self) -> Record:

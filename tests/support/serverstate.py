@@ -134,8 +134,6 @@ class State:
         self._record.hello = self._username = self._transaction = None
         self._offered = []
 
-    # The greeting
-
     def _ehlo(self, argument: str) -> Own:
         keywords = self._keywords()
         reply = lines(250, [self._settings.hostname, *keywords])
@@ -161,7 +159,7 @@ class State:
         keywords = list(settings.keywords)
         if settings.starttls is not None and not self._record.tls:
             keywords.append("STARTTLS")
-        elif self._mechanisms:
+        elif self._mechanisms and not any(word.startswith("AUTH") for word in keywords):
             keywords.append(f"AUTH {' '.join(self._mechanisms)}")
         return keywords
 
@@ -171,8 +169,6 @@ class State:
         if self._settings.starttls is None or self._record.tls:
             return Own("502 5.5.1 STARTTLS is not offered")
         return Own("220 2.0.0 Ready", then="handshake")
-
-    # Logging in
 
     def _auth(self, argument: str) -> Own:
         mechanism, _, initial = argument.partition(" ")
@@ -222,8 +218,6 @@ class State:
         good = (self._settings.users or {}).get(username) == password
         self._record.logins.append(Login(mechanism, username, password, good))
         return username if good else None
-
-    # The mail transaction
 
     def _mail(self, argument: str) -> Own:
         found = _MAIL.fullmatch(argument)

@@ -111,8 +111,6 @@ class Session:
         """Say something unasked, from another task."""
         await self._write(encode(reply))
 
-    # The conversation
-
     async def _converse(self) -> _Ended:
         try:
             await self._wire.send(b"")
@@ -190,8 +188,6 @@ class Session:
         self._record.client_certificate = self._tls.extra(TLSAttribute.peer_certificate_binary)
         self._state.forget()
 
-    # Lines of the client
-
     async def _line(self, verb: str | None = None) -> str:
         while (end := self._input.find(b"\n") + 1) == 0:
             await self._fill()
@@ -216,8 +212,6 @@ class Session:
 
     def _violation(self, what: str, line: bytes) -> None:
         self._record.violations.append(f"{what} {line[:200]!r}")
-
-    # Messages
 
     async def _message(self) -> None:
         if not self._input:
@@ -250,8 +244,6 @@ class Session:
             self._violation("BODY=8BITMIME is not declared for", wire)
         if self._input and not self._state.offers("PIPELINING"):
             self._violation("more came, without waiting for the reply, behind", b".\r\n")
-
-    # Bytes
 
     def _take(self, size: int, end: int) -> bytes:
         data = bytes(self._input[:size])

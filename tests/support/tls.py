@@ -25,51 +25,46 @@ class Certificates:
     def ca(self) -> trustme.CA:
         return trustme.CA()
 
-    # The server's contexts
-
     @cached_property
     def server(self) -> ssl.SSLContext:
         """For a server that is called `SERVER_NAMES`."""
-        return _server_context(self._server_certificate)
+        return _server_context(self.server_file)
 
     @cached_property
     def server_tls12(self) -> ssl.SSLContext:
         """The same, with TLS 1.2 at most."""
-        context = _server_context(self._server_certificate)
+        context = _server_context(self.server_file)
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         return context
 
     @cached_property
     def server_asking(self) -> ssl.SSLContext:
         """The same, and it wants a certificate of the client."""
-        context = _server_context(self._server_certificate)
+        context = _server_context(self.server_file)
         context.verify_mode = ssl.CERT_REQUIRED
-        self.ca.configure_trust(context)
+        context.load_verify_locations(self.cafile)
         return context
 
     @cached_property
     def server_misnamed(self) -> ssl.SSLContext:
         """For a server that is not called `SERVER_NAMES`."""
-        return _server_context(self.ca.issue_cert("elsewhere.example.org"))
+        return self._server_like("misnamed.pem", self.ca.issue_cert("elsewhere.example.org"))
 
     @cached_property
     def server_expired(self) -> ssl.SSLContext:
         """Its certificate was good in 2001."""
         start, end = (datetime(2001, month, 1, tzinfo=timezone.utc) for month in (1, 2))
-        return _server_context(
-            self.ca.issue_cert(*SERVER_NAMES, not_before=start, not_after=end),
-        )
+        certificate = self.ca.issue_cert(*SERVER_NAMES, not_before=start, not_after=end)
+        return self._server_like("expired.pem", certificate)
 
     @cached_property
     def server_untrusted(self) -> ssl.SSLContext:
         """Its certificate is of an authority that nobody knows."""
-        return _server_context(trustme.CA().issue_cert(*SERVER_NAMES))
+        return self._server_like("untrusted.pem", trustme.CA().issue_cert(*SERVER_NAMES))
 
-    @cached_property
-    def _server_certificate(self) -> trustme.LeafCert:
-        return self.ca.issue_cert(*SERVER_NAMES)
-
-    # The client's contexts
+    def _server_like(self, name: str, certificate: trustme.LeafCert) -> ssl.SSLContext:
+        pem = certificate.private_key_and_cert_chain_pem
+        return _server_context(self._write(name, pem.bytes()))
 
     @cached_property
     def client(self) -> ssl.SSLContext:
@@ -83,8 +78,6 @@ class Certificates:
         context.load_cert_chain(self.client_cert, self.client_key)
         return context
 
-    # As files
-
     @cached_property
     def cafile(self) -> Path:
         """The authority's certificate."""
@@ -93,7 +86,7 @@ class Certificates:
     @cached_property
     def server_file(self) -> Path:
         """The server's key, its certificate, and what leads to the authority."""
-        pem = self._server_certificate.private_key_and_cert_chain_pem
+        pem = self.ca.issue_cert(*SERVER_NAMES).private_key_and_cert_chain_pem
         return self._write("server.pem", pem.bytes())
 
     @cached_property
@@ -115,7 +108,7 @@ class Certificates:
         return path
 
 
-def _server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
+def _server_context(key_and_chain: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate.configure_cert(context)
+    context.load_cert_chain(key_and_chain)
     return context

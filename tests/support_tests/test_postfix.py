@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import smtplib
-import socket
 
 import pytest
 from anyio import Path as AsyncPath
 from anyio import to_thread
 
-from support.fixtures import USERS
-from support.postfix import PORTS, Postfix, why_not
+from support.fixtures import USERS, check_postfix
+from support.postfix import Postfix, why_not
 from support.tls import Certificates
 
 MESSAGE = b"Subject: hello\r\nTo: b@x.test\r\n\r\n.one\r\n..two\r\ncaf\xc3\xa9\r\n"
@@ -98,8 +99,7 @@ def test_the_fourth_recipient_is_too_many_at_limits(postfix: Postfix) -> None:
 
 
 async def test_two_run_at_once_and_stop(certificates: Certificates) -> None:
-    if reason := why_not():
-        pytest.skip(reason)
+    check_postfix(why_not())
     with (
         Postfix(certificates.server_file, {}) as one,
         Postfix(certificates.server_file, {}) as other,
@@ -109,9 +109,29 @@ async def test_two_run_at_once_and_stop(certificates: Certificates) -> None:
             await to_thread.run_sync(client.sendmail, "a@x.test", [address], MESSAGE)
         assert (await other.wait_for(address)).data == MESSAGE
         assert one.messages(address) == []
-        ports = [*one.ports.values(), *other.ports.values()]
-        assert len(set(ports)) == 2 * len(PORTS)
-    for port in ports:
-        with socket.socket() as probe:
-            assert probe.connect_ex((one.host, port)) != 0
     assert not await AsyncPath(one.folder).exists()
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_without_postfix_a_test_is_skipped_or_fails_if_it_is_required(
+    monkeypatch: pytest.MonkeyPatch, required: bool
+) -> None:
+    monkeypatch.setenv("ANYSMTP_REQUIRE_POSTFIX", str(int(required)))
+    outcome = pytest.fail.Exception if required else pytest.skip.Exception
+    with pytest.raises(outcome, match="the reason"):
+        check_postfix("the reason")
+
+
+def test_why_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: str | None = "/usr/sbin/there"
+
+    def which(name: str, path: str) -> str | None:
+        return found
+
+    monkeypatch.setattr(shutil, "which", which)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert why_not() == "Postfix runs as root only"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert why_not() is None
+    found = None
+    assert why_not() == "Postfix is not installed here: no postconf and no saslpasswd2"

@@ -17,9 +17,6 @@ pytestmark = pytest.mark.anyio
 ENVELOPE = b"MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nRCPT TO:<c@x>\r\nDATA\r\n"
 
 
-# What it records
-
-
 async def test_each_send_of_the_client_is_one_write() -> None:
     body = b"x" * 200_000 + b"\r\n"
     async with no_leaks(), ScriptedServer() as server:
@@ -121,9 +118,6 @@ async def test_it_knows_that_the_client_reset_the_connection() -> None:
     assert server.connection.end == "lost"
 
 
-# What it answers by itself
-
-
 @pytest.mark.parametrize(
     ("command", "code"),
     [
@@ -205,9 +199,6 @@ async def test_what_was_said_before_starttls_is_forgotten(certificates: Certific
             client.stream, hostname="localhost", ssl_context=certificates.client
         )
         assert await BareClient(tls).ask_all(b"MAIL FROM:<a@x>\r\n", 1) == [503]
-
-
-# The script
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What ``python -m anysmtp`` can do: one module for each command."""

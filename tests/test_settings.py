@@ -1,0 +1,386 @@
+"""What a caller may write, what it comes to, and that anything else is an error at once."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+from anyio import TCPConnectable, TypedAttributeProvider
+
+from anysmtp._clock import Timeouts, timeouts_of
+from anysmtp._connect import Link, local_hostname
+from anysmtp._settings import Options, Settings, from_url, settle
+from anysmtp.sasl import Login, Plain, from_password
+
+CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+SECRET = "tanstaaf"
+ME = {"username": "tim", "password": SECRET}
+CONTROLS = [*map(chr, range(32)), "\x7f"]
+
+
+def settled(hostname: Any = "h.example", port: Any = None, /, **options: Any) -> Settings:
+    return settle(hostname, port, Options(**options))  # type: ignore[typeddict-item]
+
+
+def of_url(url: str) -> Settings:
+    return settle(*from_url(url))
+
+
+def test_the_defaults() -> None:
+    assert settled() == Settings(
+        endpoint=settled("h.example", 25).endpoint,
+        tls="auto",
+        tls_context=None,
+        mechanisms=(),
+        allow_plaintext_auth=False,
+        local_hostname=None,
+        timeouts=Timeouts(),
+        require_all=False,
+        add_missing_headers=True,
+        pipelining=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "port"),
+    [
+        ({}, 25),
+        ({"tls": "off"}, 25),
+        ({"tls": "opportunistic"}, 25),
+        ({"tls": "implicit"}, 465),
+        ({"tls": "starttls"}, 587),
+        (ME, 587),
+        ({"auth": Plain("a", "b")}, 587),
+        ({**ME, "tls": "implicit"}, 465),
+        ({**ME, "tls": "off"}, 25),
+    ],
+)
+def test_the_port_follows_from_tls_and_credentials(options: dict[str, Any], port: int) -> None:
+    assert settled(**options).endpoint.port == port
+
+
+@pytest.mark.parametrize(
+    ("tls", "port", "settled_tls"),
+    [
+        ("auto", 465, "implicit"),
+        ("auto", 587, "auto"),
+        ("auto", 1, "auto"),
+        ("starttls", 465, "starttls"),
+        ("off", 465, "off"),
+        ("implicit", 25, "implicit"),
+    ],
+)
+def test_port_465_is_implicit_tls(tls: str, port: int, settled_tls: str) -> None:
+    assert settled("h.example", port, tls=tls).tls == settled_tls
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "attribute", "settled_value"),
+    [
+        ("tls_context", CONTEXT, "tls_context", CONTEXT),
+        ("auth", Plain("a", "b"), "mechanisms", (Plain("a", "b"),)),
+        ("auth", [Login("a", "b"), Plain("a", "b")], None, (Login("a", "b"), Plain("a", "b"))),
+        ("allow_plaintext_auth", True, "allow_plaintext_auth", True),
+        ("local_hostname", "me.example", "local_hostname", "me.example"),
+        ("local_hostname", "[IPv6:::1]", "local_hostname", "[IPv6:::1]"),
+        ("timeout", 5, "timeouts", timeouts_of(5)),
+        ("timeout", None, "timeouts", timeouts_of(None)),
+        ("timeout", Timeouts.RFC5321, "timeouts", Timeouts.RFC5321),
+        ("require_all", True, "require_all", True),
+        ("require_all", None, "require_all", False),
+        ("add_missing_headers", False, "add_missing_headers", False),
+        ("pipelining", "auto", "pipelining", True),
+        ("pipelining", "off", "pipelining", False),
+    ],
+)
+def test_an_option_is_what_it_comes_to(
+    option: str, value: object, attribute: str | None, settled_value: object
+) -> None:
+    assert getattr(settled(**{option: value}), attribute or "mechanisms") == settled_value
+
+
+def test_a_password_is_for_the_mechanisms_that_take_one() -> None:
+    assert settled(**ME).mechanisms == from_password("tim", SECRET)
+
+
+@pytest.mark.parametrize(
+    ("source", "settled_source"),
+    [
+        (None, None),
+        ("192.0.2.1", ("192.0.2.1", None)),
+        (("192.0.2.1", 0), ("192.0.2.1", None)),
+        (("::1", 2525), ("::1", 2525)),
+    ],
+)
+def test_a_source_address_is_a_host_and_perhaps_a_port(
+    source: object, settled_source: object
+) -> None:
+    assert settled(source_address=source).endpoint.source_address == settled_source
+
+
+@pytest.mark.parametrize("connectable", [Path("/run/x"), TCPConnectable("h", 25)])
+def test_a_connectable_is_a_path_or_connects(connectable: object) -> None:
+    endpoint = settled("h.example", connectable=connectable).endpoint
+    assert endpoint.connectable is connectable
+    assert endpoint.hostname == "h.example"
+
+
+@pytest.mark.parametrize(
+    ("hostname", "settled_hostname"),
+    [
+        ("localhost", "localhost"),
+        ("mail_1.example.", "mail_1.example."),
+        ("bücher.example", "bücher.example"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("[::1]", "::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+    ],
+)
+def test_a_hostname_is_a_name_or_an_address(hostname: str, settled_hostname: str) -> None:
+    assert settled(hostname).endpoint.hostname == settled_hostname
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "text"),
+    [
+        ([""], {}, ValueError, "not a host name"),
+        (["a b"], {}, ValueError, "not a host name"),
+        (["a..b"], {}, ValueError, "not a host name"),
+        (["h.example:25"], {}, ValueError, "the port is an argument of its own"),
+        (["[h.example"], {}, ValueError, "not a host name"),
+        (["user@h.example"], {}, ValueError, "not a host name"),
+        ([b"h"], {}, TypeError, "hostname is a str, not bytes"),
+        ([None], {}, TypeError, "hostname is a str, not NoneType"),
+        (["h", 0], {}, ValueError, "port is from 1 to 65535, not 0"),
+        (["h", 65536], {}, ValueError, "port is from 1 to 65535, not 65536"),
+        (["h", "25"], {}, TypeError, "port is a number, not '25'"),
+        (["h", True], {}, TypeError, "port is a number, not True"),
+        ([], {"use_tls": True}, TypeError, "no option of this name: use_tls"),
+        ([], {"tls": True}, ValueError, "tls is one of 'auto', 'implicit', 'starttls'"),
+        ([], {"tls": "TLS"}, ValueError, "tls is one of"),
+        ([], {"tls_context": "x"}, TypeError, "tls_context is a SSLContext, not str"),
+        ([], {"tls": "off", "tls_context": CONTEXT}, ValueError, "of no use with tls='off'"),
+        ([], {"tls": "opportunistic", **ME}, ValueError, "no login with it"),
+        ([], {"username": "tim"}, ValueError, "username and password come together"),
+        ([], {"password": SECRET}, ValueError, "username and password come together"),
+        ([], {"username": 1, "password": SECRET}, TypeError, "username is a str, not int"),
+        ([], {"username": "tim", "password": b"x"}, TypeError, "password is a str, not bytes"),
+        ([], {**ME, "auth": Plain("a", "b")}, ValueError, "auth stands instead of username"),
+        ([], {"auth": "PLAIN"}, TypeError, "auth is a mechanism of"),
+        ([], {"auth": [None]}, TypeError, "auth is a mechanism of"),
+        ([], {"allow_plaintext_auth": "no"}, TypeError, "allow_plaintext_auth is a bool, not str"),
+        ([], {"require_all": 1}, TypeError, "require_all is a bool, not int"),
+        ([], {"add_missing_headers": ""}, TypeError, "add_missing_headers is a bool, not str"),
+        ([], {"local_hostname": ""}, ValueError, "a domain or an address literal, not ''"),
+        ([], {"local_hostname": "x_y"}, ValueError, "a domain or an address literal"),
+        ([], {"local_hostname": "::1"}, ValueError, "a domain or an address literal"),
+        ([], {"local_hostname": 5}, ValueError, "a domain or an address literal"),
+        ([], {"source_address": ""}, ValueError, "not a host name"),
+        ([], {"source_address": ("", 25)}, ValueError, "not a host name"),
+        ([], {"source_address": ("::1", -1)}, ValueError, "port is from 1 to 65535"),
+        ([], {"source_address": ("::1", "25")}, TypeError, "port is a number"),
+        ([], {"source_address": ("::1", 25, 0)}, ValueError, "unpack"),
+        ([], {"source_address": 5}, TypeError, "unpack"),
+        ([], {"connectable": "/run/x"}, TypeError, "or a ByteStreamConnectable, not '/run/x'"),
+        (
+            [],
+            {"connectable": Path("/x"), "source_address": "::1"},
+            ValueError,
+            "for TCP, not for a connectable",
+        ),
+        ([], {"timeout": 0}, ValueError, "timeout must be above 0 seconds"),
+        ([], {"timeout": "5"}, TypeError, "timeout is a number of seconds"),
+        ([], {"pipelining": "eager"}, ValueError, "pipelining is one of 'auto', 'off'"),
+    ],
+)
+def test_what_is_wrong_is_an_error_at_once(
+    arguments: list[Any], options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text) as caught:
+        settled(*arguments, **options)
+    assert SECRET not in str(caught.value)
+
+
+def with_a_control(control: str) -> list[str]:
+    return [f"{SECRET}{control}", f"{control}{SECRET}", f"a{control}b", f"::1%{control}"]
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("option", ["username", "password", "local_hostname", "source_address"])
+def test_no_control_character_gets_into_an_option(option: str, control: str) -> None:
+    for text in with_a_control(control):
+        options = {**(ME if option in ME else {}), option: text}
+        with pytest.raises(ValueError, match=r"control character in|not a host|not '") as caught:
+            settled(**options)
+        assert control not in str(caught.value)
+        assert SECRET not in str(caught.value) or option not in ME
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_no_control_character_gets_into_a_hostname_or_a_url(control: str) -> None:
+    for text in with_a_control(control):
+        with pytest.raises(ValueError, match=r"control character in|not a host") as caught:
+            settled(text)
+        assert control not in str(caught.value)
+        with pytest.raises(ValueError, match="it has a control character") as caught:
+            from_url(f"smtp://tim:{text}@h.example")
+        assert SECRET not in str(caught.value)
+
+
+def test_settings_do_not_show_secrets() -> None:
+    assert SECRET not in repr(settled(**ME))
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint", "tls"),
+    [
+        ("smtp://h.example", "h.example:25", "auto"),
+        ("smtp://h.example/", "h.example:25", "auto"),
+        ("SMTP://H.example:2525", "h.example:2525", "auto"),
+        ("smtp://h.example:465", "h.example:465", "implicit"),
+        ("smtps://h.example", "h.example:465", "implicit"),
+        ("smtp+starttls://h.example", "h.example:587", "starttls"),
+        ("smtp://tim:x@h.example", "h.example:587", "auto"),
+        ("smtp://127.0.0.1", "127.0.0.1:25", "auto"),
+        ("smtp://[::1]:2525", "[::1]:2525", "auto"),
+        ("smtp://[fe80::1%25eth0]", "[fe80::1%eth0]:25", "auto"),
+        ("smtp://b%C3%BCcher.example", "bücher.example:25", "auto"),
+        ("smtp+unix:///run/a%20b.sock", "/run/a b.sock", "auto"),
+        ("smtp+unix://h.example:465/run/x", "/run/x", "implicit"),
+    ],
+)
+def test_a_url_says_where_and_how(url: str, endpoint: str, tls: str) -> None:
+    settings = of_url(url)
+    assert str(settings.endpoint) == endpoint
+    assert settings.tls == tls
+
+
+def test_a_unix_socket_has_a_path_and_a_name() -> None:
+    endpoint = of_url("smtp+unix:///run/x").endpoint
+    assert (endpoint.connectable, endpoint.hostname) == (PurePosixPath("/run/x"), "localhost")
+    assert of_url("smtp+unix://h.example/run/x").endpoint.hostname == "h.example"
+
+
+@pytest.mark.parametrize(
+    ("userinfo", "options"),
+    [
+        ("tim:secret@", {"username": "tim", "password": "secret"}),
+        ("tim%40x:p%3Aa%2Fs%25@", {"username": "tim@x", "password": "p:a/s%"}),
+        ("j%C3%B6rg:p%C3%A4ss@", {"username": "jörg", "password": "päss"}),
+        ("tim:@", {"username": "tim", "password": ""}),
+        ("tim@", {"username": "tim"}),
+        ("", {}),
+    ],
+)
+def test_the_user_is_percent_decoded(userinfo: str, options: dict[str, str]) -> None:
+    assert from_url(f"smtp://{userinfo}h.example") == ("h.example", None, options)
+
+
+@pytest.mark.parametrize(
+    ("query", "option", "value"),
+    [
+        ("local_hostname=me.example", "local_hostname", "me.example"),
+        ("timeout=2.5", "timeout", 2.5),
+        ("require_all=true", "require_all", True),
+        ("require_all=false", "require_all", False),
+        ("pipelining=off", "pipelining", "off"),
+    ],
+)
+def test_the_query_has_options(query: str, option: str, value: object) -> None:
+    hostname, port, options = from_url(f"smtp://h.example:25?{query}")
+    assert (hostname, port) == ("h.example", 25)
+    assert options == {option: value}
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "the scheme is one of smtp, smtp"),
+        ("h.example", "the scheme is one of"),
+        ("http://h.example", "the scheme is one of"),
+        ("smtp:h.example", "it has a host"),
+        ("smtp://", "it has a host"),
+        ("smtp://tim:tanstaaf@", "it has a host"),
+        ("smtp://h.example/tanstaaf", "no path"),
+        ("smtp://h.example#tanstaaf", "no fragment"),
+        ("smtp://tim:tan/staaf@h.example", "no path"),
+        ("smtp://tim:tan#staaf@h.example", "no fragment"),
+        ("smtp://tim:tan?staaf@h.example", "it cannot be parsed"),
+        ("smtp://tim:tanstaaf@h.example:99999", "it cannot be parsed"),
+        ("smtp://tim:tanstaaf@h.example:x", "it cannot be parsed"),
+        ("smtp://tim:tanstaaf@[::1", "it cannot be parsed"),
+        ("smtp://tim:tanstaaf@h\u2100example", "it cannot be parsed"),
+        ("smtp://tim%3Atanstaaf%40h.example", "it cannot be parsed"),
+        ("smtp://h.example%0A", "it cannot be parsed"),
+        ("smtp://h.example\n", "it has a control character"),
+        ("smtp://h.example?password=tanstaaf", "a key that is none of local_hostname, timeout"),
+        ("smtp://h.example?tanstaaf", "it cannot be parsed"),
+        ("smtp://h.example?timeout=tanstaaf", "it cannot be parsed"),
+        ("smtp://h.example?require_all=1", "it cannot be parsed"),
+        ("smtp://h.example?timeout=1&timeout=2", "the query has timeout twice"),
+        ("smtp+unix://h.example", "the path of a unix socket starts with /"),
+        ("smtp+unix:run/x", "the path of a unix socket starts with /"),
+        ("smtp+unix:///run/x#1", "there is no fragment"),
+    ],
+)
+def test_what_is_no_url_of_a_server_is_an_error_that_does_not_show_it(
+    url: str, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^not the URL of a server: .*{reason}") as caught:
+        from_url(url)
+    assert SECRET not in str(caught.value)
+    assert "h.example" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("smtp://tim@h.example", "username and password come together"),
+        ("smtp://h.example:0", "port is from 1 to 65535"),
+        ("smtp://h.example?timeout=-1", "above 0"),
+        ("smtp://h.example?timeout=nan", "above 0"),
+        ("smtp://h.example?local_hostname=", "local_hostname is a domain"),
+        ("smtp://h.example?pipelining=eager", "pipelining is one of"),
+        ("smtp://tim:tanstaaf%0A@h.example", "control character in password"),
+    ],
+)
+def test_what_a_url_says_is_checked_like_any_option(url: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text) as caught:
+        of_url(url)
+    assert url not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_url_is_text() -> None:
+    with pytest.raises(TypeError):
+        from_url(b"smtp://h.example")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("me.example", "me.example"),
+        ("me", None),
+        ("localhost", None),
+        ("localhost.localdomain", None),
+        ("Localhost.LocalDomain", None),
+        ("x_y.example", None),
+        ("bücher.example", None),
+        ("me.example\n", None),
+        ("", None),
+    ],
+)
+def test_the_hosts_own_name_is_used_if_it_is_one(
+    name: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    no_socket: Any = TypedAttributeProvider()
+    assert local_hostname(Link(no_socket, "h:25", "h")) == (expected or "[127.0.0.1]")

@@ -157,7 +157,7 @@ class Channel:
 
     async def encrypt(self, context: ssl.SSLContext) -> None:
         """Put TLS on the stream, after the server's 220 to STARTTLS (RFC 3207 section 4)."""
-        if not self.session.is_quiet:
+        if self.session.goodbye is not None or not self.session.is_quiet:
             await self.break_off("the server spoke before the TLS handshake")
             raise self.spoke_too_soon()
         try:

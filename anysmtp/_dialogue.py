@@ -180,6 +180,8 @@ async def _run(
         # Whatever becomes of it, the server's refusals before it are the result.
         with suppress(SMTPException):
             await channel.send_message(nothing, clock)
+    elif transaction.end == "hang up":
+        await channel.break_off("the server waits for a message that was given up")
     if transaction.has_hung_up:
         await channel.break_off("the server takes no more mail on this connection")
     took_nobody = transaction.took_nobody

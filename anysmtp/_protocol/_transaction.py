@@ -4,7 +4,7 @@ what is known about each recipient.
 Theory of operation. A *flight* is what the client writes before it must wait; each costs one
 round trip. `flight()` gives the commands of the next one, and is asked again when all their
 replies have been taken; an empty flight means that the envelope is settled, and `end` says what
-follows: the message, a lone dot, or nothing.
+follows: the message, a lone dot, nothing, or the end of the connection.
 
     server offers   flights of one message
     --------------  --------------------------------------------------------------
@@ -15,7 +15,8 @@ DATA may ride with the envelope because the message itself waits for its 354: th
 refusals is applied before the message leaves. With ``require_all`` DATA waits for the envelope's
 replies, since once a server has said 354 a transaction can only be given up by closing the
 connection. A 354 for which no recipient is left is answered by a lone dot (section 3.1 there), and
-its final reply means nothing.
+its final reply means nothing. If the server has recipients all the same, behind a RSET or MAIL that
+it refused, the dot would send them an empty message: then the connection is closed.
 
 Every reply goes through `take`, in the order of the commands, whatever the earlier ones said; each
 moves the `Ledger` in the same step. A 421, and 554 to RSET, are not about this message: its
@@ -48,7 +49,7 @@ from . import _commands
 from ._commands import Command
 from ._extensions import Extensions
 
-End: TypeAlias = Literal["message", "lone dot", "nothing"]
+End: TypeAlias = Literal["message", "lone dot", "hang up", "nothing"]
 
 # Unread replies of 512 octets must fit the 64 KiB that a socket takes at the least, or client and
 # server both wait for the other to read (RFC 2920 section 3.1).
@@ -91,6 +92,7 @@ class Transaction:
         self._awaited: deque[Callable[[Reply], None]] = deque()
         self._taken: list[str] = []
         self._rcpt_refused: dict[str, Reply] = {}
+        self._server_has_recipients = False
         self._data: Reply | None = None
         self._final: Reply | None = None
         self._refusal: SMTPException | None = None
@@ -115,7 +117,9 @@ class Transaction:
         """What follows the envelope."""
         if self._data is None or not self._data.is_intermediate:
             return "nothing"
-        return "message" if self._refusal is None and self._taken else "lone dot"
+        if self._refusal is None and self._taken:
+            return "message"
+        return "hang up" if self._server_has_recipients else "lone dot"
 
     @property
     def has_hung_up(self) -> bool:
@@ -204,6 +208,7 @@ class Transaction:
 
     def _take_rcpt(self, key: str, command: Command) -> Callable[[Reply], None]:
         def take(reply: Reply) -> None:
+            self._server_has_recipients |= reply.is_positive
             if self._refusal is not None:
                 return
             if reply.is_positive:

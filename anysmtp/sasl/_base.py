@@ -103,14 +103,22 @@ class TokenMechanism(Mechanism):
     proof = "token"
 
 
-def prepared(name: str, value: str) -> str:
+# RFC 4954 section 4 has 12288 octets of base64 for a response, in which PLAIN puts three of them.
+# A token stands there nearly alone.
+_MAX_CREDENTIAL = 3000
+MAX_TOKEN = 9000
+
+
+def prepared(name: str, value: str, limit: int = _MAX_CREDENTIAL) -> str:
     """Check one credential. ValueError for control characters; it never shows the value."""
     if not isinstance(value, str):
         raise TypeError(f"{name} is a str, not {type(value).__name__}")
     if CONTROLS.search(value):
         raise ValueError(f"control character in {name}")
     try:
-        value.encode()
+        size = len(value.encode())
     except UnicodeEncodeError:
         raise ValueError(f"{name} cannot be encoded as UTF-8") from None
+    if size > limit:
+        raise ValueError(f"{name} of more than {limit} octets")
     return value

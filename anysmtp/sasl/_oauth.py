@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ._base import Context, Exchange, Refresh, Token, TokenMechanism, prepared
+from ._base import MAX_TOKEN, Context, Exchange, Refresh, Token, TokenMechanism, prepared
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -104,4 +104,4 @@ def _checked_token(token: str | None) -> str:
         raise ValueError("the token is empty")
     if token is None:
         raise TypeError("the context has no token")
-    return prepared("token", token)
+    return prepared("token", token, MAX_TOKEN)

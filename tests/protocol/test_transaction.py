@@ -310,8 +310,7 @@ def test_every_combination_of_refusals(
 @pytest.mark.parametrize(
     ("codes", "kind", "outcome"),
     [
-        ({"MAIL": 550}, SMTPSenderRefused, "refused"),
-        ({"MAIL": 550, "RCPT": 250}, SMTPSenderRefused, "refused"),
+        ({"MAIL": 550, "RCPT": 503}, SMTPSenderRefused, "refused"),
         ({"RCPT": 550}, SMTPRecipientsRefused, "refused"),
     ],
 )
@@ -327,9 +326,17 @@ def test_354_without_recipients_is_answered_by_a_lone_dot(
         assert conversation.session.may_have_transaction is (final == 554)
 
 
+@pytest.mark.parametrize("codes", [{"MAIL": 550}, {"RSET": 554}, {C: 421}])
+def test_354_with_recipients_that_get_no_message_is_answered_by_hanging_up(
+    codes: dict[str, int],
+) -> None:
+    conversation = talk(job(), codes, reset_first="RSET" in codes)
+    assert conversation.transaction.end == "hang up"
+
+
 def test_a_server_that_says_good_bye_gets_no_message_though_it_asks_for_one() -> None:
     conversation = talk(job(), {C: 421})
-    assert conversation.transaction.end == "lone dot"
+    assert conversation.transaction.end == "hang up"
     assert conversation.facts() == {"b@x": ("not_sent", None), "c@x": ("refused", 421)}
 
 

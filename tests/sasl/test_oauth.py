@@ -92,6 +92,8 @@ def test_a_token_is_text_or_something_that_gets_it(kind: type[XOAuth2] | type[OA
     assert kind("u", get_token, refresh=get_token).refresh is get_token
     with pytest.raises(ValueError, match=r"^the token is empty$"):
         kind("u", "")
+    with pytest.raises(ValueError, match=r"^token of more than 9000 octets$"):
+        kind("u", "x" * 9001)
     with pytest.raises(TypeError, match=r"^token is a str, not int$"):
         kind("u", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match=r"^refresh is an async function$"):

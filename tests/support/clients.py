@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.message import EmailMessage
 from typing import Any, TypeAlias
+
+from anyio.abc import ByteStream, ByteStreamConnectable
 
 from anysmtp import SMTP, Receipt, SMTPConnection
 
@@ -20,14 +22,14 @@ RAW = b"Subject: hello\r\n\r\nhello\r\n"
 
 def on_memory(server: ScriptedServer, **options: Any) -> SMTP:
     """A client on memory streams, which count as a network."""
-    options = {"tls": "off", **options}
-    return SMTP("mail.example.test", connectable=server.connectable, **options)
+    settings: dict[str, Any] = {"tls": "off", "connectable": server.connectable, **options}
+    return SMTP("mail.example.test", **settings)
 
 
 async def on_tcp(server: ScriptedServer, **options: Any) -> SMTP:
     """A client on a loopback socket."""
-    port = server.port or await server.listen()
-    return SMTP("127.0.0.1", port, **{"tls": "off", **options})
+    settings: dict[str, Any] = {"tls": "off", **options}
+    return SMTP("127.0.0.1", server.port or await server.listen(), **settings)
 
 
 async def connection_to(server: ScriptedServer, **options: Any) -> SMTPConnection:
@@ -47,3 +49,35 @@ def email(**fields: str) -> EmailMessage:
         message[name.replace("_", "-")] = value
     message.set_content("hello\n")
     return message
+
+
+class Wrapped(ByteStream):
+    """A stream around a stream, for tests that change what one of its methods does."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.inner = stream
+
+    async def send(self, item: bytes) -> None:
+        await self.inner.send(item)
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        return await self.inner.receive(max_bytes)
+
+    async def send_eof(self) -> None:
+        await self.inner.send_eof()
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+class Through(ByteStreamConnectable):
+    """Connects to a scripted server through streams of the test's own: all `streams`."""
+
+    def __init__(self, server: ScriptedServer, wrap: Callable[[ByteStream], Wrapped]) -> None:
+        self._server = server
+        self._wrap = wrap
+        self.streams: list[Wrapped] = []
+
+    async def connect(self) -> ByteStream:
+        self.streams.append(self._wrap(await self._server.connect()))
+        return self.streams[-1]

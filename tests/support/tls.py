@@ -62,6 +62,10 @@ class Certificates:
         """Its certificate is of an authority that nobody knows."""
         return self._server_like("untrusted.pem", trustme.CA().issue_cert(*SERVER_NAMES))
 
+    def server_named(self, *names: str) -> ssl.SSLContext:
+        """For a server of these names; made anew each time."""
+        return self._server_like("named.pem", self.ca.issue_cert(*names))
+
     def _server_like(self, name: str, certificate: trustme.LeafCert) -> ssl.SSLContext:
         pem = certificate.private_key_and_cert_chain_pem
         return _server_context(self._write(name, pem.bytes()))

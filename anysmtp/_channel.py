@@ -37,6 +37,7 @@ from ._protocol._body import END, DotStuffer
 from ._protocol._commands import Command
 from ._protocol._session import Awaited, Session
 from ._reply import Reply
+from ._tasks import UngroupedTasks
 from .errors import SMTPException, SMTPProtocolError, SMTPServerDisconnected, SMTPTLSError
 
 _wire = logging.getLogger("anysmtp.wire")
@@ -189,9 +190,8 @@ class Channel:
         A server may refuse a message before it has all of it, and stop reading: what it says is
         the reason that the caller should see, not that the connection was lost.
         """
-        failures: list[BaseException] = []
+        failures: list[SMTPException] = []
         is_written = False
-        cancelled = anyio.get_cancelled_exc_class()
 
         async def listen() -> None:
             try:
@@ -203,15 +203,12 @@ class Channel:
                 group.cancel_scope.cancel()
 
         try:
-            async with anyio.create_task_group() as group:
+            async with UngroupedTasks() as group:
                 group.start_soon(listen)
-                # Caught here, so that no ExceptionGroup of this task group leaves it.
                 try:
                     await self._write_pieces(body, end, clock)
                     is_written = True
-                except cancelled:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - raised below
+                except SMTPException as error:
                     failures.append(error)
                     group.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
         except BaseException:
@@ -295,12 +292,16 @@ class Channel:
         self.session.broken = self.session.broken or reason
 
     def _lost(self, error: Exception) -> SMTPException:
-        """A stream's error as ours, with what the server said last."""
+        """A stream's error as ours, with what the server said last.
+
+        A channel that is broken already says why: its stream was closed on our side.
+        """
         failure = _connect.stream_error(
             error,
             self.link.server,
             greeted=self.session.phase != "connected",
             goodbye=self.session.goodbye,
+            broken=self.session.broken,
         )
         if self.session.head is not None:
             failure.command = self.session.head.command.shown

@@ -32,7 +32,8 @@ from ._mailer import BaseMailer
 from ._pool import Claim, Pool
 from ._protocol._extensions import Extensions
 from ._settings import Options, from_url, settle
-from .errors import SMTPException, SMTPServerDisconnected
+from ._tasks import UngroupedTasks
+from .errors import SMTPException, SMTPServerDisconnected, with_outcome
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -90,12 +91,16 @@ class SMTP(BaseMailer):
         in any conversation. In whatever way it fails, cancellation included, it leaves nothing
         open.
         """
-        with _Call(self) as clock:
-            claim = await self._lease(clock)
-            channel = claim.connection
-            assert channel is not None
-            await self._give_back(claim)
-            return channel.session.extensions
+        try:
+            with _Call(self) as clock:
+                claim = await self._lease(clock)
+                channel = claim.connection
+                assert channel is not None
+                await self._give_back(claim)
+                return channel.session.extensions
+        except SMTPException as error:
+            with_outcome(error, "not_sent")
+            raise
 
     def connection(self) -> Borrowed:
         """One connection for oneself: ``async with smtp.connection() as conn``.
@@ -129,9 +134,9 @@ class SMTP(BaseMailer):
             await self._abort()
 
     async def __aenter__(self) -> Self:
+        self._check_open()
         if self._state != "new":
-            raise RuntimeError(f"entering a client that is {self._state}")
-        self._check_loop()
+            raise RuntimeError("the client is entered already")
         self._state = "open"
         await lowlevel.checkpoint()
         return self
@@ -241,7 +246,7 @@ class SMTP(BaseMailer):
         idle = self._pool.drain()
         try:
             with anyio.move_on_after(_QUIT_TIMEOUT):
-                async with anyio.create_task_group() as group:
+                async with UngroupedTasks() as group:
                     for channel in idle:
                         group.start_soon(_quit, channel)
         finally:
@@ -265,7 +270,7 @@ class SMTP(BaseMailer):
 
     def _check_open(self) -> None:
         if self._state in ("closing", "closed"):
-            raise RuntimeError("the client is closed")
+            raise RuntimeError("the client is closed: make a new one")
         self._check_loop()
 
     def _notify(self) -> None:

@@ -211,6 +211,10 @@ def create_tls_context(
     where a file cannot be read or is not what it should be; ValueError for a key without a
     certificate.
     """
+    for path in (cafile, client_cert, client_key):
+        if path is not None:
+            # OpenSSL does not say which file it could not read.
+            open(path, "rb").close()
     context = ssl.create_default_context(cafile=cafile, cadata=cadata)
     if not validate_certs:
         context.check_hostname = False
@@ -230,9 +234,10 @@ def connection_error(error: Exception, server: str) -> SMTPException:
 def tls_error(error: Exception, link: Link, hint: str) -> SMTPException:
     """Why a TLS handshake failed, as ours."""
     if isinstance(error, ssl.SSLCertVerificationError):
+        way_out = _ANOTHER_NAME if error.verify_code in _WRONG_NAME else _ANOTHER_AUTHORITY
         reason = (
-            f"the certificate of {link.hostname} was not accepted: {error.verify_message}; a "
-            "tls_context with cafile= trusts another authority, tls= sets another mode"
+            f"the certificate of {link.hostname} was not accepted: "
+            f"{error.verify_message.rstrip('.')}; {way_out}"
         )
     elif isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
         reason = f"the server does not speak TLS here{hint}"
@@ -244,10 +249,12 @@ def tls_error(error: Exception, link: Link, hint: str) -> SMTPException:
 
 
 def stream_error(
-    error: Exception, server: str, *, greeted: bool, goodbye: Reply | None
+    error: Exception, server: str, *, greeted: bool, goodbye: Reply | None, broken: str | None
 ) -> SMTPException:
     """Why a connection was lost, as ours: before the server's greeting there was none."""
-    if isinstance(error, anyio.EndOfStream):
+    if broken is not None:
+        reason = broken
+    elif isinstance(error, anyio.EndOfStream):
         reason = "the server closed the connection"
     elif isinstance(error, ssl.SSLError):
         reason = f"TLS failed: {_text(error)}"
@@ -256,6 +263,17 @@ def stream_error(
     kind = SMTPServerDisconnected if greeted else SMTPConnectError
     return kind(reason, reply=goodbye, server=server, connection_closed=True)
 
+
+# OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
+_WRONG_NAME = frozenset({62, 64})
+_ANOTHER_NAME = (
+    "connect by a name that the certificate has (to another address: connectable=, and that name "
+    "as hostname)"
+)
+_ANOTHER_AUTHORITY = (
+    "tls_context=anysmtp.create_tls_context(cafile=...) trusts another authority, tls= sets "
+    "another mode"
+)
 
 # OpenSSL's reasons when the peer's first octets are no TLS record; they differ by its version.
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})

@@ -34,6 +34,7 @@ from .errors import (
     SMTPRecipientsRefused,
     SMTPResponseException,
     SMTPSenderRefused,
+    SMTPTimeoutError,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class SMTPConnection(BaseMailer):
         local_hostname: str | None = None,
         allow_plaintext_auth: bool = False,
     ) -> None:
+        if not isinstance(stream, ByteStream):
+            raise TypeError(f"stream is a ByteStream of anyio, not {type(stream).__name__}")
         self._channel = Channel(Link(stream, hostname, hostname), timeouts_of(timeout))
         self._local_hostname = local_hostname
         self._allow_plaintext_auth = allow_plaintext_auth
@@ -132,8 +135,8 @@ class SMTPConnection(BaseMailer):
         a mechanism's own ``token`` and ``refresh`` raise passes through. After a
         cancellation the connection is closed.
         """
-        if not mechanisms:
-            raise TypeError("login() needs a mechanism")
+        if not mechanisms or not all(isinstance(given, sasl.Mechanism) for given in mechanisms):
+            raise TypeError("login() takes mechanisms, as anysmtp.sasl.Plain(username, password)")
 
         async def log_in(clock: Clock) -> Reply:
             return await _login.login(
@@ -230,6 +233,8 @@ class SMTPConnection(BaseMailer):
         ValueError for control characters, and for the commands after which more than a reply has to
         follow: they have methods.
         """
+        if not isinstance(line, str):
+            raise TypeError(f"a command is a str, not {type(line).__name__}")
         command = Command(line)
         if command.verb in _METHODS:
             raise ValueError(f"{command.verb} is sent by {_METHODS[command.verb]}")
@@ -287,12 +292,17 @@ class SMTPConnection(BaseMailer):
             raise RuntimeError("the connection was given back to its client")
         channel = self._channel
         async with channel.turn():
-            with Clock(channel.link.server) as clock:
-                channel.check_open()
-                await _dialogue.greet(channel, clock)
-                if ready and channel.session.phase == "greeted":
-                    await _dialogue.hello(channel, clock, self._name(None))
-                return await talk(clock)
+            try:
+                with Clock(channel.link.server) as clock:
+                    channel.check_open()
+                    await _dialogue.greet(channel, clock)
+                    if ready and channel.session.phase == "greeted":
+                        await _dialogue.hello(channel, clock, self._name(None))
+                    return await talk(clock)
+            except SMTPTimeoutError:
+                # The time can be up between two commands too, when nothing is owed.
+                await channel.break_off("it took too long")
+                raise
 
     def _name(self, local_hostname: str | None) -> str:
         link = self._channel.link

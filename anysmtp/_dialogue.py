@@ -84,14 +84,20 @@ async def hello(channel: Channel, clock: Clock, local_hostname: str) -> Reply:
 
 
 async def start_tls(
-    channel: Channel, clock: Clock, context: ssl.SSLContext, local_hostname: str
+    channel: Channel,
+    clock: Clock,
+    context: ssl.SSLContext,
+    local_hostname: str,
+    *,
+    hint: str = "",
 ) -> Reply:
     """STARTTLS, the handshake, and EHLO again (RFC 3207); the reply to STARTTLS.
 
-    SMTPNotSupported if the server does not offer it; SMTPTLSError if it refuses or fails.
+    SMTPNotSupported, with the hint, if the server does not offer it; SMTPTLSError if it refuses or
+    fails.
     """
     if not channel.session.extensions.starttls:
-        error = SMTPNotSupported("the server does not offer STARTTLS")
+        error = SMTPNotSupported(f"the server does not offer STARTTLS{hint}")
         raise located(error, channel, _commands.STARTTLS)
     try:
         reply = await ask(channel, clock, _commands.STARTTLS)

@@ -20,6 +20,9 @@ from .errors import SMTPException, SMTPTLSError
 _log = logging.getLogger("anysmtp")
 
 _STARTTLS_HINT = "; if it wants STARTTLS: tls='starttls'"
+_NO_STARTTLS_HINT = (
+    "; tls='implicit' (port 465) encrypts from the first octet, tls='off' does not encrypt"
+)
 
 
 async def establish(
@@ -60,7 +63,9 @@ async def _make_ready(
     await _dialogue.hello(channel, clock, name)
     if _wants_starttls(channel, settings):
         try:
-            await _dialogue.start_tls(channel, clock, await tls_context(), name)
+            await _dialogue.start_tls(
+                channel, clock, await tls_context(), name, hint=_NO_STARTTLS_HINT
+            )
         except SMTPTLSError:
             # A refusal, and not a handshake that failed: RFC 7435 section 3 goes on in clear.
             if settings.tls != "opportunistic" or not channel.is_open:

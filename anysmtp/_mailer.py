@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from email.message import Message
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
 from anyio import to_thread
 
@@ -71,6 +71,10 @@ class SendOptions(TypedDict, total=False):
 
     delivery: Delivery[Any] | None
     """What becomes of the message is written here; one that was used before resumes."""
+
+
+# What stands in place of options that the methods of other libraries have.
+_INSTEAD = {"timeout": "a cancel scope around the call, such as anyio.fail_after()"}
 
 
 class Mailer(Protocol):
@@ -134,7 +138,10 @@ class BaseMailer(ABC):
         ``delivery`` says which. The connection is closed then.
         """
         if not isinstance(message, Message):
-            raise TypeError(f"a message object is needed, not {type(message).__name__}")
+            raise TypeError(
+                f"a message object is needed, not {type(message).__name__} (sendmail takes text "
+                "and bytes)"
+            )
         asked = _Asked(options, sender, recipients, require_all=self._require_all)
         mailbox = sender_of(message) if asked.sender is None else parse_sender(asked.sender)
         if asked.recipients is None:
@@ -196,16 +203,20 @@ class BaseMailer(ABC):
 async def raw_content(message: RawMessage) -> RawContent:
     """A raw message as content. TypeError for other types, ValueError for lone surrogates."""
     if not isinstance(message, (bytes, bytearray, memoryview, str)):
-        raise TypeError(f"a raw message is bytes or str, not {type(message).__name__}")
+        raise TypeError(
+            f"a raw message is bytes or str, not {type(message).__name__} (send_message takes "
+            "message objects)"
+        )
     # What the caller can change while a thread works on it is copied now.
     raw = message if isinstance(message, (bytes, str)) else bytes(message)
     return await _run(lambda: RawContent(raw), len(raw) > _NORMALISE_IN_THREAD)
 
 
-def no_such_option(unknown: set[str], options: type) -> TypeError:
-    """What to raise for keywords that are not among the options."""
+def no_such_option(unknown: set[str], options: type, instead: Mapping[str, str]) -> TypeError:
+    """What to raise for keywords that are not among the options; some have something instead."""
+    names = (f"{n} (instead: {instead[n]})" if n in instead else n for n in sorted(unknown))
     return TypeError(
-        f"no option of this name: {', '.join(sorted(unknown))}; there are "
+        f"no option of this name: {', '.join(names)}; there are "
         f"{', '.join(options.__annotations__)}"
     )
 
@@ -222,14 +233,14 @@ class _Asked:
         require_all: bool,
     ) -> None:
         if unknown := set(options) - set(SendOptions.__annotations__):
-            raise no_such_option(unknown, SendOptions)
-        envelope = options.get("envelope") or Envelope()
+            raise no_such_option(unknown, SendOptions, _INSTEAD)
+        envelope = _given("envelope", options, Envelope) or Envelope()
         self.sender: AddressLike | None = _one("sender", sender, envelope.sender)
         self.recipients: Recipients | None = _one("recipients", recipients, envelope.recipients)
-        self.delivery: Delivery[Any] = options.get("delivery") or Delivery()
+        self.delivery: Delivery[Any] = _given("delivery", options, Delivery) or Delivery()
         self._mail_options = _both(options.get("mail_options", ()), envelope.mail_options)
         self._rcpt_options = _both(options.get("rcpt_options", ()), envelope.rcpt_options)
-        chosen = options.get("require_all")
+        chosen = _given("require_all", options, bool)
         self.require_all = require_all if chosen is None else chosen
 
     def job(
@@ -268,7 +279,11 @@ class _Book:
         keys = self.ledger.retry_keys()
         self.recipients = tuple(r for r in recipients if r.given in keys)
         if not self.recipients:
-            raise ValueError("there is nobody left whom the message may be sent to again")
+            raise ValueError(
+                "none of the delivery's retry_recipients is among the recipients as given here"
+                if keys
+                else "there is nobody left whom the message may be sent to again"
+            )
 
     def needs_utf8(self, sender: Mailbox | None) -> bool:
         """Whether an address of the envelope can only be written in UTF-8 (RFC 6531)."""
@@ -300,6 +315,14 @@ class _Book:
         is_error = isinstance(exc, Exception)
         self.ledger.finish(exc if is_error else cancelled(self._delivery, self.ledger.outcome))
         _log.info("%s: %s", self.ledger.outcome, type(exc).__name__)
+
+
+def _given(name: str, options: SendOptions, kind: type[T]) -> T | None:
+    """An option, of its type or None: not whatever can be taken for it."""
+    value = cast("dict[str, Any]", options).get(name)
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} is a {kind.__name__}, not {value!r}")
+    return value
 
 
 def _both(argument: Iterable[str], in_envelope: Iterable[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import PurePath
@@ -85,6 +85,19 @@ class Options(TypedDict, total=False):
     (RFC 2920). ``"off"``: one at a time."""
 
 
+# What stands in place of options that other libraries have.
+_INSTEAD = {
+    "use_tls": "tls='implicit'",
+    "start_tls": "tls='starttls', 'auto' or 'off'",
+    "validate_certs": "tls_context=create_tls_context(validate_certs=...)",
+    "cert_bundle": "tls_context=create_tls_context(cafile=...)",
+    "client_cert": "tls_context=create_tls_context(client_cert=...)",
+    "client_key": "tls_context=create_tls_context(client_key=...)",
+    "socket_path": "connectable=pathlib.Path(...)",
+    "sock": "connectable=, or SMTPConnection on a stream",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the options come to."""
@@ -104,7 +117,7 @@ class Settings:
 def settle(hostname: str, port: int | None, options: Options) -> Settings:
     """Check the options, and work out what depends on what."""
     if unknown := set(options) - set(Options.__annotations__):
-        raise no_such_option(unknown, Options)
+        raise no_such_option(unknown, Options, _INSTEAD)
     tls = _one_of("tls", options.get("tls", "auto"), TLSMode)
     pipelining = _one_of("pipelining", options.get("pipelining", "auto"), Literal["auto", "off"])
     context = _instance("tls_context", options.get("tls_context"), ssl.SSLContext)
@@ -136,19 +149,22 @@ _SCHEMES: Mapping[str, TLSMode | None] = {
     "smtps": "implicit",
     "smtp+unix": None,
 }
-_QUERY: Mapping[str, Any] = {
-    "local_hostname": str,
-    "timeout": float,
-    "require_all": {"true": True, "false": False}.__getitem__,
-    "pipelining": str,
+# The keys of its query: how each is read, and what that takes.
+_QUERY: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "local_hostname": (str, "a name"),
+    "timeout": (float, "a number of seconds"),
+    "require_all": ({"true": True, "false": False}.__getitem__, "true or false"),
+    "pipelining": (str, "auto or off"),
 }
 
 
 def from_url(url: str) -> tuple[str, int | None, Options]:
     """A URL as hostname, port and options. A ValueError never shows it: it may have a password."""
+    if not isinstance(url, str):
+        raise TypeError(f"a URL is a str, not {type(url).__name__}")
     try:
         return _from_url(url)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         reason = str(error) if type(error) is _URLError else "it cannot be parsed"
         raise ValueError(f"not the URL of a server: {reason}") from None
 
@@ -173,7 +189,11 @@ def _from_url(url: str) -> tuple[str, int | None, Options]:
     for key, value in query:
         if key in options:
             raise _URLError(f"the query has {key} twice")
-        cast("dict[str, Any]", options)[key] = _QUERY[key](value)
+        read, kind = _QUERY[key]
+        try:
+            cast("dict[str, Any]", options)[key] = read(value)
+        except (ValueError, KeyError):
+            raise _URLError(f"{key} in the query is {kind}") from None
     if parts.username is not None:
         options["username"] = unquote(parts.username)
     if parts.password is not None:
@@ -185,7 +205,10 @@ def _from_url(url: str) -> tuple[str, int | None, Options]:
         options["connectable"] = PurePath(unquote(parts.path))
         hostname = hostname or "localhost"
     elif parts.path not in ("", "/") or parts.fragment or not hostname:
-        raise _URLError("it has a host, a port and a query, no path and no fragment")
+        raise _URLError(
+            "it has a host, a port and a query, no path and no fragment (in a password / is %2F "
+            "and # is %23)"
+        )
     # Checked here, where what is wrong with it is not shown: it may be a password that got there.
     return _checked_hostname(hostname), parts.port, options
 
@@ -217,11 +240,14 @@ def _mechanisms(options: Options) -> tuple[sasl.Mechanism, ...]:
         mechanisms = (auth,) if isinstance(auth, sasl.Mechanism) else tuple(auth)
         if not all(isinstance(mechanism, sasl.Mechanism) for mechanism in mechanisms):
             raise TypeError("auth is a mechanism of anysmtp.sasl, or several of them")
+        if not mechanisms:
+            raise ValueError("auth has no mechanism: leave it out for no login")
         return mechanisms
     if auth is not None:
         raise ValueError("auth stands instead of username and password, not beside them")
     if username is None or password is None:
-        raise ValueError("username and password come together")
+        missing = "username" if username is None else "password"
+        raise ValueError(f"{missing} is missing: username and password come together")
     return sasl.from_password(username, password)
 
 
@@ -234,7 +260,7 @@ def _default_port(tls: TLSMode, has_credentials: bool) -> int:
 
 def _checked_port(port: Any) -> int:
     if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"port is a number, not {port!r}")
+        raise TypeError(f"port is an int, not {port!r}")
     if not 0 < port < 65536:
         raise ValueError(f"port is from 1 to 65535, not {port}")
     return port
@@ -277,11 +303,17 @@ def _endpoint(hostname: str, port: int, options: Options) -> Endpoint:
     )
 
 
-def _source_address(source: str | tuple[str, int] | None) -> tuple[str, int | None] | None:
+def _source_address(source: Any) -> tuple[str, int | None] | None:
     """The host, and the port if it is to be a certain one; 0 is any."""
     if source is None:
         return None
-    host, port = (source, 0) if isinstance(source, str) else source
+    match source:
+        case str() as host:
+            port = 0
+        case (host, port):
+            pass
+        case _:
+            raise TypeError(f"source_address is a host, or a host and a port, not {source!r}")
     return _checked_hostname(host), _checked_port(port) if port else None
 
 

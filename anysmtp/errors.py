@@ -116,6 +116,9 @@ class SMTPException(Exception):
             return True
         return self.reply is not None and self.reply.is_transient and not self.in_doubt
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
     def __str__(self) -> str:
         where = " ".join(filter(None, (self.server, self.command)))
         what = self._message
@@ -126,6 +129,11 @@ class SMTPException(Exception):
 
 class SMTPConnectError(SMTPException, ConnectionError):
     """No connection came about: the name, the network or the server's greeting says no."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the message: nothing can have been sent."""
+        return super().outcome or "not_sent"
 
 
 class SMTPServerDisconnected(SMTPException, ConnectionError):

@@ -45,9 +45,9 @@ async def test_it_can_be_used_without_entering_and_is_closed_by_aclose() -> None
 async def test_entering_twice_and_after_the_end_is_an_error() -> None:
     smtp = SMTP("mail.example.test")
     async with smtp:
-        with pytest.raises(RuntimeError, match="entering a client that is open"):
+        with pytest.raises(RuntimeError, match="the client is entered already"):
             await smtp.__aenter__()
-    with pytest.raises(RuntimeError, match="entering a client that is closed"):
+    with pytest.raises(RuntimeError, match="the client is closed: make a new one"):
         await smtp.__aenter__()
 
 

@@ -28,7 +28,7 @@ from anysmtp import (
     sasl,
 )
 from support.bench import LARGE, RECIPIENTS, message
-from support.clients import RAW, SENDER, Script, connection_to, deliver, email, on_memory
+from support.clients import RAW, SENDER, Script, Wrapped, connection_to, deliver, email, on_memory
 from support.leaks import no_leaks
 from support.script import DEAF, DROP, STALL, Act, Answer
 from support.scripted import ScriptedServer
@@ -542,7 +542,7 @@ async def test_login_by_hand(certificates: Certificates) -> None:
 
 async def test_login_without_a_mechanism_is_an_error() -> None:
     async with ScriptedServer() as server, await connection_to(server) as conn:
-        with pytest.raises(TypeError, match="needs a mechanism"):
+        with pytest.raises(TypeError, match="takes mechanisms"):
             await conn.login()
     assert not server.commands
 
@@ -612,6 +612,24 @@ async def test_a_method_that_gets_no_reply_times_out_and_says_which() -> None:
     assert str(caught.value) == "mail.example.test NOOP: nothing came within 0.05 seconds"
     assert caught.value.connection_closed
     assert isinstance(caught.value, TimeoutError)
+
+
+async def test_a_timeout_that_is_felt_between_two_commands_closes_the_connection_too() -> None:
+    class Late(Wrapped):
+        """What it receives comes when the time is up already."""
+
+        async def receive(self, max_bytes: int = 65536) -> bytes:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.1)
+                return await super().receive(max_bytes)
+
+    async with no_leaks(), ScriptedServer() as server:
+        conn = SMTPConnection(Late(await server.connect()), timeout=0.05)
+        with pytest.raises(SMTPTimeoutError) as caught:
+            await conn.noop()
+        assert caught.value.connection_closed
+        assert conn.is_closed
+        await server.wait_closed()
 
 
 async def test_a_server_that_drips_its_reply_is_not_waited_for_any_longer() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import anysmtp
 from anysmtp import (
+    SMTP,
     Delivery,
     Envelope,
     Mailer,
@@ -183,7 +184,7 @@ def _two_blocks() -> Message:
 
 
 WRONG_MESSAGES: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
-    "raw": (RAW, {}, TypeError, "a message object is needed, not bytes"),
+    "raw": (RAW, {}, TypeError, "a message object is needed, not bytes .sendmail takes text"),
     "no sender": (_with(To="b@x.test"), {}, ValueError, "no sender"),
     "no recipients": (_with(From="a@x.test"), {}, ValueError, "no recipients"),
     "two senders": (_with(From="a@x.test, b@x.test", To="b@x.test"), {}, ValueError, "2 addr"),
@@ -191,7 +192,8 @@ WRONG_MESSAGES: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "empty recipients": (email(), {"recipients": []}, ValueError, "no recipients"),
     "two in one": (email(), {"recipients": "a@x.test, b@x.test"}, ValueError, "several go into"),
     "malformed": (email(), {"sender": "a b@x.test"}, ValueError, "is not one address"),
-    "unknown option": (email(), {"dns": None}, TypeError, "no option of this name: dns"),
+    "unknown option": (email(), {"dns": None}, TypeError, "no option of this name: dns; there"),
+    "timeout": (email(), {"timeout": 5}, TypeError, "timeout .instead: a cancel scope around"),
     "options as str": (email(), {"mail_options": "RET=HDRS"}, TypeError, "several strings"),
     "no option": (email(), {"rcpt_options": ["NOTIFY NEVER"]}, ValueError, "no parameter of MAIL"),
     "contradiction": (
@@ -219,8 +221,10 @@ WRONG_MAIL: dict[str, tuple[tuple[Any, Any, Any], type[Exception], str]] = {
     "no recipients": ((SENDER, None, RAW), TypeError, "recipients are one address or several"),
     "empty recipients": ((SENDER, (), RAW), ValueError, "no recipients"),
     "bytes as recipients": ((SENDER, b"b@x.test", RAW), TypeError, "recipients are"),
+    "None as address": ((SENDER, [None], RAW), TypeError, "Address, not None$"),
+    "an empty address": ((SENDER, [""], RAW), ValueError, "an empty string is nobody's"),
     "a number as address": ((SENDER, [5], RAW), TypeError, "an address is a str"),
-    "an object as message": ((SENDER, "b@x.test", email()), TypeError, "bytes or str, not Email"),
+    "an object as message": ((SENDER, "b@x.test", email()), TypeError, "not EmailMessage .send_m"),
     "a number as message": ((SENDER, "b@x.test", 5), TypeError, "bytes or str, not int"),
     "lone surrogates": ((SENDER, "b@x.test", "\udc80"), ValueError, "no encoding in UTF-8"),
 }
@@ -460,6 +464,16 @@ async def test_a_resumed_send_that_is_cancelled_at_once_says_so() -> None:
     assert delivery.outcome == "not_sent"
 
 
+async def test_a_delivery_is_not_resumed_for_others() -> None:
+    delivery: Delivery[None] = Delivery()
+    async with ScriptedServer(script={"RCPT": "451 Later"}) as server, on_memory(server) as smtp:
+        with pytest.raises(SMTPRecipientsRefused):
+            await smtp.sendmail(SENDER, "b@x.test", RAW, delivery=delivery)
+        with pytest.raises(ValueError, match="none of the delivery's retry_recipients is among"):
+            await smtp.sendmail(SENDER, "c@x.test", RAW, delivery=delivery)
+    assert delivery.retry_recipients == ("b@x.test",)
+
+
 async def test_a_delivery_that_is_done_for_all_cannot_be_resumed() -> None:
     delivery: Delivery[None] = Delivery()
     async with ScriptedServer() as server, on_memory(server) as smtp:
@@ -468,3 +482,20 @@ async def test_a_delivery_that_is_done_for_all_cannot_be_resumed() -> None:
             await deliver(smtp, delivery=delivery)
     assert len(server.received) == 1
     assert delivery.outcome == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"delivery": Delivery}, "delivery is a Delivery, not <class"),
+        ({"delivery": {}}, "delivery is a Delivery, not {}"),
+        ({"envelope": {}}, "envelope is a Envelope, not {}"),
+        ({"require_all": "no"}, "require_all is a bool, not 'no'"),
+        ({"mail_options": None}, "options are several strings, not None"),
+        ({"rcpt_options": "NOTIFY=NEVER"}, "options are several strings, not 'NOTIFY=NEVER'"),
+    ],
+)
+async def test_an_option_of_another_type_is_an_error(options: dict[str, Any], text: str) -> None:
+    async with SMTP("mail.example.test") as smtp:
+        with pytest.raises(TypeError, match=text):
+            await smtp.sendmail("a@x.test", "b@x.test", "hello", **options)

@@ -60,14 +60,15 @@ def parse_address(given: AddressLike) -> Mailbox:
         return Mailbox(text, text, text)
     found = _ONE.fullmatch(_visible(text))
     if found is None:
-        several = " (several go into a list)" if "," in text or ";" in text else ""
-        raise ValueError(f"{text!r} is not one address{several}")
+        hint = " (several go into a list)" if "," in text or ";" in text else ""
+        hint = hint if text else ": an empty string is nobody's"
+        raise ValueError(f"{text!r} is not one address{hint}")
     return _mailbox(found, text)
 
 
 def parse_sender(given: AddressLike) -> Mailbox | None:
     """One address, or None for the null reverse-path, given as ``""`` or ``"<>"``."""
-    text = _text_of(given)
+    text = _text_of(given, hint_for_none=' ("" is the null reverse-path)')
     return None if text in ("", "<>") else parse_address(text)
 
 
@@ -179,12 +180,12 @@ def _domains(domain: str) -> tuple[str, str]:
     return idna.decode(encoded), encoded
 
 
-def _text_of(given: object) -> str:
+def _text_of(given: object, *, hint_for_none: str = "") -> str:
     if isinstance(given, str):
         return given
     if isinstance(given, Address):
         return given.addr_spec
-    hint = ' ("" is the null reverse-path)' if given is None else ""
+    hint = hint_for_none if given is None else ""
     raise TypeError(f"an address is a str or an email.headerregistry.Address, not {given!r}{hint}")
 
 

@@ -42,6 +42,7 @@ _ADDRESS_FIELDS = frozenset(
 _NO_FOLD = re.compile(rb"\n(?![ \t])|\r(?![\n \t])")
 # What the email package raises for what it cannot write; more than the first two by mistake.
 _FAILURES = (MessageError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+_CHARSET_HINT = "; text beyond ASCII needs a charset: set_payload(text, charset), or EmailMessage"
 _CTE = "Content-Transfer-Encoding"
 # To write an octet of a header field takes about as long as this many of a payload.
 _HEADER_WEIGHT = 32
@@ -63,7 +64,8 @@ def serialise(message: Message, *, seven_bit: bool = False, utf8: bool = False) 
         written = BytesIO()
         BytesGenerator(written, mangle_from_=False, policy=policy).flatten(copied)
     except _FAILURES as error:
-        raise ValueError(f"the message cannot be serialised: {error}") from error
+        hint = _CHARSET_HINT if _is_not_ascii(error) else ""
+        raise ValueError(f"the message cannot be serialised: {error}{hint}") from error
     return RawContent(written.getvalue())
 
 
@@ -82,6 +84,11 @@ def needs_utf8(message: Message) -> bool:
         for name, value in message.raw_items()
         if name.lower() in _ADDRESS_FIELDS
     )
+
+
+def _is_not_ascii(error: Exception) -> bool:
+    """Whether the email package was to write text of which it knows no charset."""
+    return isinstance(error, UnicodeEncodeError) and error.encoding == "ascii"
 
 
 def _length(text: object) -> int:
@@ -105,8 +112,8 @@ def _policy(message: Message, utf8: bool) -> Policy[Any]:
     fold_binary = policy.fold_binary
 
     def checked_fold_binary(name: str, value: str) -> bytes:
-        folded = fold_binary(name, value)
-        if not FIELD_NAME.fullmatch(name) or _NO_FOLD.search(folded, 0, len(folded) - 2):
+        folded = fold_binary(name, value) if FIELD_NAME.fullmatch(name) else None
+        if folded is None or _NO_FOLD.search(folded, 0, len(folded) - 2):
             raise ValueError(f"line end or another character out of place in the field {name!r}")
         return folded
 

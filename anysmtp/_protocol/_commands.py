@@ -100,8 +100,8 @@ def auth_response(response: str) -> Command:
 
 def parameters(options: Iterable[str]) -> tuple[str, ...]:
     """Check ``KEYWORD`` and ``KEYWORD=value`` strings (RFC 5321 section 4.1.2)."""
-    if isinstance(options, str):
-        raise TypeError(f"options are several strings, not one: {options!r}")
+    if isinstance(options, str) or not isinstance(options, Iterable):
+        raise TypeError(f"options are several strings, not {options!r}")
     checked = tuple(options)
     if len(" ".join(checked).encode("utf-8", "replace")) > _MAX_PARAMETERS:
         raise ValueError(f"parameters of more than {_MAX_PARAMETERS} octets")

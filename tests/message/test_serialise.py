@@ -341,11 +341,18 @@ def test_line_ends_in_legacy_header_objects_are_refused() -> None:
     assert caught.value.__cause__ is not None
 
 
+def test_legacy_text_without_a_charset_is_refused_with_what_to_do() -> None:
+    message = Message()
+    message.set_payload("é")
+    with pytest.raises(ValueError, match=r"set_payload\(text, charset\), or EmailMessage$"):
+        serialise(message)
+
+
 @pytest.mark.parametrize("name", ["A B", "A:", "", "A\r\nB", "Ä"])
 def test_field_names_that_are_none_are_refused(policy: Policy[Any], name: str) -> None:
     message = built(policy)
     message.set_raw(name, "x")
-    with pytest.raises(ValueError, match="the message cannot be serialised"):
+    with pytest.raises(ValueError, match="out of place in the field|cannot be serialised: [^;]*$"):
         serialise(message)
 
 

@@ -272,8 +272,7 @@ class Channel:
         self.session.receive(data)
         try:
             while (pair := self.session.next_reply()) is not None:
-                assert pair.reply is not None
-                self._trace("<", pair.reply.written())
+                self._trace("<", pair.shown())
         except SMTPProtocolError as error:
             error.server = self.link.server
             error.connection_closed = True

@@ -9,9 +9,10 @@ that makes progress never expires.
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import anyio
 
@@ -19,6 +20,8 @@ from .errors import SMTPException, SMTPServerDisconnected, SMTPTimeoutError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -36,7 +39,8 @@ class Timeouts:
     default: float | None
     """What ``command`` and ``data`` are where they are not given."""
     connect: float | None
-    """DNS, TCP, TLS, greeting, EHLO and login, all together."""
+    """DNS, TCP, TLS, greeting, EHLO and login, all together; without the time that your own code
+    takes to get a token."""
     command: float | None
     """The reply to a command."""
     data: float | None
@@ -139,6 +143,15 @@ class Clock:
     def release(self) -> None:
         self._held = False
         self.stop()
+
+    async def untimed(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do some work of the caller's; what is left of the deadline is left afterwards too."""
+        left = self._scope.deadline - anyio.current_time()
+        self._scope.deadline = math.inf
+        try:
+            return await work()
+        finally:
+            self._scope.deadline = anyio.current_time() + left
 
     def abort(self, reason: str) -> None:
         """End the call now: what waits in it is cancelled."""

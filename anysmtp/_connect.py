@@ -26,6 +26,7 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 from ._grammar import LOCAL_HOSTNAME
 from ._reply import Reply
 from .errors import SMTPConnectError, SMTPException, SMTPServerDisconnected, SMTPTLSError
+from .sasl import server_end_point
 
 # What a stream raises when the network, the peer or another task has ended it.
 STREAM_ERRORS = (
@@ -64,6 +65,8 @@ class Link:
     """The name that the server's certificate must be for."""
     is_local: bool = False
     """Whether it never leaves this machine, for certain."""
+    port: int | None = None
+    """The server's TCP port, where that is what the client connected to."""
 
     @property
     def is_encrypted(self) -> bool:
@@ -84,7 +87,7 @@ class Link:
 
 async def open_link(endpoint: Endpoint) -> Link:
     """Connect. SMTPConnectError if that does not work."""
-    is_local = False
+    is_local, port = False, None
     try:
         if isinstance(endpoint.connectable, os.PathLike):
             stream: ByteStream = await anyio.connect_unix(os.fspath(endpoint.connectable))
@@ -97,10 +100,10 @@ async def open_link(endpoint: Endpoint) -> Link:
             stream = await anyio.connect_tcp(
                 endpoint.hostname, endpoint.port, local_host=host, local_port=port
             )
-            is_local = _is_loopback(stream)
+            is_local, port = _is_loopback(stream), endpoint.port
     except (*STREAM_ERRORS, UnicodeError) as error:
         raise connection_error(error, str(endpoint)) from error
-    return Link(stream, str(endpoint), endpoint.hostname, is_local)
+    return Link(stream, str(endpoint), endpoint.hostname, is_local, port)
 
 
 async def encrypt(link: Link, context: ssl.SSLContext, *, hint: str) -> None:
@@ -171,6 +174,22 @@ def local_hostname(link: Link) -> str:
     name = socket.gethostname()
     is_domain = "." in name and LOCAL_HOSTNAME.fullmatch(name) is not None
     return name if is_domain and not name.lower().startswith("localhost.") else link.address_literal
+
+
+def channel_bindings(stream: ByteStream) -> dict[str, bytes]:
+    """What identifies the TLS channel to both of its ends, by type; without TLS nothing.
+
+    RFC 5929 and RFC 9266. tls-unique is not defined for TLS 1.3, though OpenSSL has something to
+    give there; tls-exporter is in no Python so far, and comes from here once it is in one.
+    """
+    tls = stream.extra(TLSAttribute.ssl_object, None)
+    if tls is None:
+        return {}
+    kinds = {"tls-exporter"} if tls.version() == "TLSv1.3" else {"tls-unique", "tls-exporter"}
+    found = {kind: tls.get_channel_binding(kind) for kind in kinds & {*ssl.CHANNEL_BINDING_TYPES}}
+    if (certificate := tls.getpeercert(binary_form=True)) is not None:
+        found["tls-server-end-point"] = server_end_point(certificate)
+    return {kind: binding for kind, binding in found.items() if binding is not None}
 
 
 def create_tls_context(

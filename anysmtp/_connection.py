@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from anyio import to_thread
 from anyio.abc import ByteStream
 
-from . import _clock, _connect, _dialogue, sasl
+from . import _clock, _connect, _dialogue, _login, sasl
 from ._channel import Channel
 from ._clock import Clock, Timeouts, timeouts_of
 from ._connect import Link
@@ -131,14 +131,15 @@ class SMTPConnection(BaseMailer):
         """AUTH (RFC 4954), with the first of the mechanisms that the server offers.
 
         SMTPAuthenticationError if the login is refused, if the server offers none of the
-        mechanisms, or if a secret would cross a network unencrypted; then nothing was sent. After a
+        mechanisms, or if a secret would cross a network unencrypted; then nothing was sent. What
+        a mechanism's own ``token`` and ``refresh`` raise passes through. After a
         cancellation the connection is closed.
         """
         if not mechanisms or not all(isinstance(given, sasl.Mechanism) for given in mechanisms):
             raise TypeError("login() takes mechanisms, as anysmtp.sasl.Plain(username, password)")
 
         async def log_in(clock: Clock) -> Reply:
-            return await _dialogue.login(
+            return await _login.login(
                 self._channel, clock, mechanisms, allow_plaintext=self._allow_plaintext_auth
             )
 

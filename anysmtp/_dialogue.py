@@ -6,10 +6,7 @@ defined state: after a refusal the connection goes on, after anything worse it i
 
 from __future__ import annotations
 
-import binascii
 import ssl
-from base64 import b64decode, b64encode
-from collections.abc import Sequence
 from contextlib import suppress
 
 from ._channel import Body, Channel
@@ -21,7 +18,6 @@ from ._protocol._commands import Command
 from ._protocol._transaction import Transaction, needs_downgrade
 from ._reply import Reply
 from .errors import (
-    SMTPAuthenticationError,
     SMTPConnectError,
     SMTPDataError,
     SMTPException,
@@ -32,13 +28,6 @@ from .errors import (
     SMTPTLSError,
     with_outcome,
 )
-from .sasl import Mechanism, choose
-
-# A login takes two or three rounds; a server that asks on and on is not to be humoured.
-_MAX_CHALLENGES = 12
-# RFC 4954 section 4: 504 and 534 say "not this mechanism"; after any other refusal another try
-# with the same password would count against the account.
-_TRY_ANOTHER = frozenset({504, 534})
 
 
 async def ask(channel: Channel, clock: Clock, command: Command) -> Reply:
@@ -121,96 +110,6 @@ async def start_tls(
     await channel.encrypt(context)
     await hello(channel, clock, local_hostname)
     return reply
-
-
-async def login(
-    channel: Channel,
-    clock: Clock,
-    mechanisms: Sequence[Mechanism],
-    *,
-    allow_plaintext: bool,
-) -> Reply:
-    """AUTH with the first mechanism that server and connection allow (RFC 4954)."""
-    reply: Reply | None = None
-    for mechanism in _usable(channel, mechanisms, allow_plaintext=allow_plaintext):
-        reply = await _authenticate(channel, clock, mechanism)
-        if reply.is_positive:
-            return reply
-        if reply.code not in _TRY_ANOTHER:
-            break
-    raise _login_error(channel, "", reply)
-
-
-def _usable(
-    channel: Channel, mechanisms: Sequence[Mechanism], *, allow_plaintext: bool
-) -> list[Mechanism]:
-    """The mechanisms to try in turn; raises if there is none. Nothing is sent."""
-    extensions = channel.session.extensions
-    if not extensions.auth:
-        later = ", before STARTTLS at least" if extensions.starttls else ""
-        raise _login_error(channel, f"the server offers no login (AUTH){later}", None)
-    offered = choose(mechanisms, extensions.auth)
-    if not offered:
-        wanted = ", ".join(mechanism.name for mechanism in mechanisms)
-        raise _login_error(
-            channel, f"the server offers {' '.join(extensions.auth)}, not {wanted}", None
-        )
-    if allow_plaintext or channel.link.is_encrypted or channel.link.is_local:
-        return offered
-    if not (safe := [mechanism for mechanism in offered if not mechanism.needs_encryption]):
-        raise _login_error(
-            channel,
-            "the login would cross the network unencrypted; tls= encrypts the connection, "
-            "allow_plaintext_auth=True permits it",
-            None,
-        )
-    return safe
-
-
-async def _authenticate(channel: Channel, clock: Clock, mechanism: Mechanism) -> Reply:
-    """One exchange of one mechanism; the server's last reply."""
-    try:
-        return await _exchange(channel, clock, mechanism)
-    except SMTPAuthenticationError as error:
-        await channel.break_off("the login was given up")
-        raise located(error, channel, _commands.AUTH) from error.__cause__
-
-
-async def _exchange(channel: Channel, clock: Clock, mechanism: Mechanism) -> Reply:
-    exchange = mechanism.start()
-    initial = exchange.initial_response()
-    command = _commands.auth(mechanism.name, None if initial is None else _encoded(initial))
-    # What does not fit the line of AUTH is asked for by a challenge of its own.
-    left_out = None if command.is_secret else initial
-    reply = await ask(channel, clock, command)
-    for _ in range(_MAX_CHALLENGES):
-        if not reply.is_intermediate:
-            if reply.is_positive:
-                exchange.finish()
-            return reply
-        challenge = await _challenge(channel, reply)
-        response = exchange.step(challenge) if left_out is None else left_out
-        left_out = None
-        text = "*" if response is None else _encoded(response)
-        reply = await ask(channel, clock, _commands.auth_response(text))
-    raise SMTPAuthenticationError(f"more than {_MAX_CHALLENGES} challenges", reply=reply)
-
-
-async def _challenge(channel: Channel, reply: Reply) -> bytes:
-    try:
-        return b64decode(reply.text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        await channel.break_off("the server sent a challenge that is not base64")
-        failure = SMTPProtocolError("a challenge that is not base64", reply=reply)
-        raise located(failure, channel, _commands.AUTH) from error
-
-
-def _encoded(response: bytes) -> str:
-    return b64encode(response).decode()
-
-
-def _login_error(channel: Channel, message: str, reply: Reply | None) -> SMTPException:
-    return located(SMTPAuthenticationError(message, reply=reply), channel, _commands.AUTH)
 
 
 async def deliver(

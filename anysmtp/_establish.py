@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from anyio.streams.tls import TLSAttribute
 
-from . import _connect, _dialogue
+from . import _connect, _dialogue, _login, sasl
 from ._channel import Channel
 from ._clock import Clock
 from ._settings import Settings
@@ -73,7 +73,7 @@ async def _make_ready(
     if settings.mechanisms:
         # No EHLO afterwards: RFC 4954 asks for one only behind a SASL security layer, and some
         # servers refuse it.
-        await _dialogue.login(
+        await _login.login(
             channel, clock, settings.mechanisms, allow_plaintext=settings.allow_plaintext_auth
         )
 
@@ -88,9 +88,9 @@ def _wants_starttls(channel: Channel, settings: Settings) -> bool:
     if settings.tls == "opportunistic":
         return extensions.starttls
     if channel.link.is_local:
-        names = [mechanism.name for mechanism in settings.mechanisms]
-        can_log_in = any(name in extensions.auth for name in names)
-        return bool(names) and not can_log_in and extensions.starttls
+        mechanisms = settings.mechanisms
+        can_log_in = sasl.choose(mechanisms, _login.context_of(channel))
+        return bool(mechanisms) and not can_log_in and extensions.starttls
     if settings.endpoint.port == 587 or settings.mechanisms:
         return True
     return extensions.starttls

@@ -167,6 +167,33 @@ class SMTPMessageTooLarge(SMTPException):
 class SMTPAuthenticationError(SMTPException):
     """The login was refused, or no mechanism fits what the server offers."""
 
+    details: Mapping[str, Any] | None
+    """What a server that refused a token said about it: the JSON object of its error challenge
+    (RFC 7628 section 3.2.2), such as ``{"status": "invalid_token"}``; else None."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reply: Reply | None = None,
+        server: str | None = None,
+        command: str | None = None,
+        delivery: Delivery[Any] | None = None,
+        outcome: Outcome | None = None,
+        connection_closed: bool = False,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            reply=reply,
+            server=server,
+            command=command,
+            delivery=delivery,
+            outcome=outcome,
+            connection_closed=connection_closed,
+        )
+        self.details = details
+
 
 class SMTPRecipientsRefused(SMTPException):
     """The server took the message for no recipient.

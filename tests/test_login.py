@@ -71,7 +71,7 @@ def client(server: ScriptedServer, certificates: Certificates, **options: Any) -
     [
         (["AUTH PLAIN LOGIN"], "PLAIN"),
         (["AUTH LOGIN PLAIN"], "PLAIN"),
-        (["AUTH CRAM-MD5 LOGIN"], "LOGIN"),
+        (["AUTH X-OWN LOGIN"], "LOGIN"),
         (["auth login plain"], "PLAIN"),
         (["AUTH=PLAIN LOGIN"], "PLAIN"),
         (["AUTH=LOGIN"], "LOGIN"),
@@ -144,7 +144,8 @@ async def test_after_any_other_refusal_the_password_is_not_tried_again(
             await deliver(smtp, delivery=delivery)
         await server.wait_closed()
     assert server.connection.verbs == ["EHLO", "AUTH"]
-    assert str(caught.value) == f"mail.example.test:465 AUTH: {code} No"
+    assert str(caught.value).startswith("mail.example.test:465 AUTH: the ")
+    assert str(caught.value).endswith(f"; the server offers PLAIN LOGIN ({code} No)")
     assert caught.value.connection_closed
     assert caught.value.outcome == "not_sent"
     assert caught.value.may_retry == delivery.may_retry == (code == 454)
@@ -155,7 +156,7 @@ async def test_after_any_other_refusal_the_password_is_not_tried_again(
     [
         ([], r"the server offers no login \(AUTH\)$"),
         (["AUTH"], r"the server offers no login \(AUTH\)$"),
-        (["AUTH SCRAM-SHA-256 X"], "the server offers SCRAM-SHA-256 X, not PLAIN, LOGIN"),
+        (["AUTH X-OWN X"], r"the server offers X-OWN X, not SCRAM-.*, PLAIN, LOGIN$"),
     ],
 )
 async def test_a_server_without_a_mechanism_that_fits_is_told_nothing(
@@ -240,7 +241,7 @@ class Harmless(sasl.Mechanism):
     def __init__(self, exchange: sasl.Exchange) -> None:
         self._exchange = exchange
 
-    def start(self) -> sasl.Exchange:
+    def start(self, context: sasl.Context) -> sasl.Exchange:
         return self._exchange
 
 
@@ -329,11 +330,11 @@ async def test_challenges_are_decoded_and_answered_in_base64() -> None:
 async def test_a_server_that_wants_more_than_there_is_is_told_that_we_give_up(
     mechanism: type[sasl.Plain | sasl.Login],
 ) -> None:
-    exchange = mechanism("ann", SECRET).start()
+    exchange = mechanism("ann", SECRET).start(sasl.Context())
     script = ["334 Zm9v", "334 Zm9v", "501 5.7.0 Given up"]
     server, error = await exchange_with(exchange, *script[mechanism is sasl.Plain :])
     assert type(error) is SMTPAuthenticationError
-    assert str(error) == "mail.example.test AUTH: 501 5.7.0 Given up"
+    assert str(error).endswith("the server offers PLAIN LOGIN (501 5.7.0 Given up)")
     assert server.commands[-1] == b"*\r\n"
 
 

@@ -13,7 +13,7 @@ from anyio import TCPConnectable, TypedAttributeProvider
 from anysmtp._clock import Timeouts, timeouts_of
 from anysmtp._connect import Link, local_hostname
 from anysmtp._settings import Options, Settings, from_url, settle
-from anysmtp.sasl import Login, Plain
+from anysmtp.sasl import Login, Plain, from_password
 
 CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 SECRET = "tanstaaf"
@@ -103,7 +103,7 @@ def test_an_option_is_what_it_comes_to(
 
 
 def test_a_password_is_for_the_mechanisms_that_take_one() -> None:
-    assert settled(**ME).mechanisms == (Plain("tim", SECRET), Login("tim", SECRET))
+    assert settled(**ME).mechanisms == from_password("tim", SECRET)
 
 
 @pytest.mark.parametrize(

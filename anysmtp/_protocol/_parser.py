@@ -24,8 +24,8 @@ from ..errors import SMTPProtocolError
 _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 
 # RFC 5321 section 4.5.3.1.5 allows 512 octets a line; servers that put a policy's whole URL into
-# their refusal exceed it, so the limit is Postfix's and smtplib's class: some thousands.
-MAX_LINE = 8192
+# their refusal exceed it. RFC 4954 section 4 has challenges of 12288 octets behind their code.
+MAX_LINE = 12294
 # An EHLO reply has some twenty lines, HELP a hundred.
 MAX_LINES = 1000
 # What one reply may hold in memory.

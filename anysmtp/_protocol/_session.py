@@ -43,6 +43,14 @@ class Awaited:
         """Whether the reply is there and says yes."""
         return self.reply is not None and self.is_success(self.reply)
 
+    def shown(self) -> list[str]:
+        """The reply for people and logs, by lines. A challenge is not shown: servers may repeat in
+        it what they were told."""
+        assert self.reply is not None
+        if self.command.verb in _states.CHALLENGED and self.reply.is_intermediate:
+            return [f"{self.reply.code} ***"]
+        return self.reply.written()
+
     def is_success(self, reply: Reply) -> bool:
         """Whether this reply would say yes: by its first digit (RFC 5321 section 4.2.1)."""
         expected = _states.SUCCESS.get(self.command.verb, _states.DEFAULT_SUCCESS)

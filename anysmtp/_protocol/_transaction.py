@@ -22,7 +22,8 @@ Every reply goes through `take`, in the order of the commands, whatever the earl
 moves the `Ledger` in the same step. A 421, and 554 to RSET, are not about this message: its
 recipients are left not_sent, and `is_stale` is set. 554 to MAIL can mean either ("no more mail on
 this connection", or this sender): it is a refusal, and sets `is_stale`, so that it is
-believed only on a connection that is new.
+believed only on a connection that is new. So is a 530: a connection that had been logged in is
+replaced by one that will be.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from .._delivery import Ledger
 from .._envelope import Content, Job, Mailbox, Receipt
 from .._reply import Reply
 from ..errors import (
+    SMTPAuthenticationError,
     SMTPDataError,
     SMTPException,
     SMTPMessageTooLarge,
@@ -84,6 +86,8 @@ class Transaction:
         self._mail = _commands.mail(sender, parameters)
         self._pipelining = pipelining and extensions.pipelining
         self._data_rides = self._pipelining and not job.require_all and refused_in_a_row < PATIENCE
+        # RFC 4954 section 6. Where STARTTLS is on offer, 530 asks for that (RFC 3207 section 4).
+        self._login_is_missing = {535} if extensions.starttls else {530, 535}
         self._plan = self._planned(reset_first)
         self._awaited: deque[Callable[[Reply], None]] = deque()
         self._taken: list[str] = []
@@ -191,11 +195,15 @@ class Transaction:
     def _take_mail(self, reply: Reply) -> None:
         if reply.is_positive or self._refusal is not None:
             return
-        self.is_stale = reply.code in _GOODBYE
+        self.is_stale = reply.code in _GOODBYE or reply.code in self._login_is_missing
         if reply.code == 421:
             self._hang_up(reply, self._mail.shown)
+            return
+        self._ledger.refuse((recipient.given for recipient in self._job.recipients), reply)
+        if reply.code in self._login_is_missing:
+            message = "the server wants a login"
+            self._refusal = SMTPAuthenticationError(message, reply=reply, command=self._mail.shown)
         else:
-            self._ledger.refuse((recipient.given for recipient in self._job.recipients), reply)
             self._refusal = SMTPSenderRefused(reply, command=self._mail.shown)
 
     def _take_rcpt(self, key: str, command: Command) -> Callable[[Reply], None]:

@@ -9,8 +9,48 @@ The secrets in a mechanism are not shown by its ``repr``.
 
 from __future__ import annotations
 
-from ._base import Exchange, Mechanism
+from ._base import Context, Exchange, Mechanism, TokenMechanism
+from ._binding import server_end_point
 from ._choice import choose, from_password
-from ._password import Login, Plain
+from ._identity import Anonymous, External
+from ._oauth import OAuthBearer, XOAuth2
+from ._password import CramMD5, Login, Plain
+from ._scram import (
+    MAX_ITERATIONS,
+    Scram,
+    ScramSHA1,
+    ScramSHA1Plus,
+    ScramSHA256,
+    ScramSHA256Plus,
+    ScramSHA512,
+    ScramSHA512Plus,
+)
+from ._spnego import Gssapi, Ntlm, Spnego
 
-__all__ = ["Exchange", "Login", "Mechanism", "Plain", "choose", "from_password"]
+__all__ = [
+    "Anonymous",
+    "Context",
+    "CramMD5",
+    "Exchange",
+    "External",
+    "Gssapi",
+    "Login",
+    "MAX_ITERATIONS",
+    "Mechanism",
+    "Ntlm",
+    "OAuthBearer",
+    "Plain",
+    "Scram",
+    "ScramSHA1",
+    "ScramSHA1Plus",
+    "ScramSHA256",
+    "ScramSHA256Plus",
+    "ScramSHA512",
+    "ScramSHA512Plus",
+    "Spnego",
+    "TokenMechanism",
+    "XOAuth2",
+    "choose",
+    "from_password",
+    "server_end_point",
+]

@@ -69,6 +69,8 @@ class Record:
     """The argument of the last EHLO, HELO or LHLO that was accepted."""
     tls_version: str | None = None
     """None without TLS."""
+    tls_unique: bytes | None = None
+    """The channel binding of TLS 1.2."""
     client_certificate: bytes | None = None
     """The client's certificate (DER), if the server asked for one and got it."""
     tls_error: Exception | None = None

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal
@@ -39,7 +39,7 @@ from anyio.abc import ByteStream, ByteStreamConnectable, Listener, SocketAttribu
 from .memory import MemoryByteStream, memory_pair
 from .records import Message, Record
 from .script import Answer, Rule, Script, Table
-from .serverstate import Settings
+from .serverstate import Mechanism, Settings
 from .session import Cut, Session
 from .wire import Close
 
@@ -53,12 +53,13 @@ class ScriptedServer:
     """See the module. All arguments are by keyword:
 
     - ``keywords``: the lines of the EHLO reply after the first. STARTTLS is added where there is a
-      context for it; AUTH PLAIN LOGIN, unless there is an AUTH line, where there are users and the
-      connection is as encrypted as it gets.
+      context for it; AUTH with the mechanisms, unless there is an AUTH line, where there are users
+      or mechanisms and the connection is as encrypted as it gets.
     - ``tls_keywords``: the same under TLS, with nothing added.
     - ``script``: a table of answers, or a function of the command line.
     - ``starttls``, ``implicit_tls``: a server's SSLContext.
     - ``users``: names and passwords for AUTH PLAIN and LOGIN; ``require_auth``: MAIL wants it.
+    - ``mechanisms``: the server's side of other SASL mechanisms, by name; offered in front.
     - ``lmtp``: LHLO, and one reply per recipient after the message.
     - ``one_by_one``: each reply in a write of its own; else one write for all that is due.
     - ``split``: replies are written in pieces of so many bytes.
@@ -76,6 +77,7 @@ class ScriptedServer:
         starttls: ssl.SSLContext | None = None,
         implicit_tls: ssl.SSLContext | None = None,
         users: dict[str, str] | None = None,
+        mechanisms: Mapping[str, Mechanism] | None = None,
         require_auth: bool = False,
         lmtp: bool = False,
         one_by_one: bool = False,
@@ -96,6 +98,7 @@ class ScriptedServer:
             starttls=starttls,
             implicit_tls=implicit_tls,
             users=users,
+            mechanisms=mechanisms or {},
             require_auth=require_auth,
             lmtp=lmtp,
             one_by_one=one_by_one,

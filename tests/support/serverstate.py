@@ -41,6 +41,12 @@ _PARAMETERS = {
 }
 
 
+# The server's side of a SASL mechanism: yields challenges, is sent responses, and says at its end
+# who has logged in; None for nobody. The first challenge is for a login without initial response.
+Steps: TypeAlias = "Generator[bytes, bytes, str | None]"
+Mechanism: TypeAlias = "Callable[[Record], Steps]"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a server is, beside its script."""
@@ -51,6 +57,7 @@ class Settings:
     starttls: ssl.SSLContext | None
     implicit_tls: ssl.SSLContext | None
     users: Mapping[str, str] | None
+    mechanisms: Mapping[str, Mechanism]
     require_auth: bool
     lmtp: bool
     one_by_one: bool
@@ -82,10 +89,6 @@ class Transaction:
         return "BODY=8BITMIME" in options or "SMTPUTF8" in options
 
 
-# Yields challenges, is sent responses, returns the user's name and password.
-_Steps: TypeAlias = Generator[str, str, "tuple[str, str]"]
-
-
 class State:
     """The server's side of one conversation."""
 
@@ -95,7 +98,11 @@ class State:
         self._offered: list[str] = []
         self._username: str | None = None
         self._transaction: Transaction | None = None
-        self._exchange: tuple[str, _Steps] | None = None
+        self._exchange: Steps | None = None
+        # Those of the test's own stand in front.
+        self._mechanisms: dict[str, Mechanism] = dict(settings.mechanisms)
+        if settings.users is not None:
+            self._mechanisms |= {"PLAIN": self._plain, "LOGIN": self._login}
         # RFC 2033 section 4.1: LHLO stands in the place of both.
         hellos = {"LHLO": self._ehlo} if settings.lmtp else {"EHLO": self._ehlo, "HELO": self._helo}
         self._verbs: dict[str, Callable[[str], Own]] = {
@@ -152,8 +159,8 @@ class State:
         keywords = list(settings.keywords)
         if settings.starttls is not None and not self._record.tls:
             keywords.append("STARTTLS")
-        elif settings.users is not None and not any(word.startswith("AUTH") for word in keywords):
-            keywords.append("AUTH PLAIN LOGIN")
+        elif self._mechanisms and not any(word.startswith("AUTH") for word in keywords):
+            keywords.append(f"AUTH {' '.join(self._mechanisms)}")
         return keywords
 
     def _starttls(self, argument: str) -> Own:
@@ -169,11 +176,10 @@ class State:
         offered = {word for line in self._offered for word in line.upper().split()[1:]}
         if self._username is not None or not self.offers("AUTH"):
             return Own("503 5.5.1 AUTH is not possible now")
-        if mechanism not in offered or mechanism not in _MECHANISMS:
+        if mechanism not in offered or mechanism not in self._mechanisms:
             return Own("504 5.5.4 Unknown mechanism")
-        steps = _MECHANISMS[mechanism]()
-        challenge = next(steps)
-        self._exchange = (mechanism, steps)
+        self._exchange = self._mechanisms[mechanism](self._record)
+        challenge = next(self._exchange)
         if not initial:
             return _ask(challenge)
         # RFC 4954 section 4: an empty initial response is written "=".
@@ -182,24 +188,36 @@ class State:
     def respond(self, response: str) -> Own:
         """What a server does about this line, which answers its 334."""
         assert self._exchange is not None
-        mechanism, steps = self._exchange
         if response == "*":
             return Own("501 5.7.0 Given up")
         try:
-            challenge = steps.send(base64.b64decode(response, validate=True).decode())
+            challenge = self._exchange.send(base64.b64decode(response, validate=True))
         except (binascii.Error, ValueError):
             return Own("501 5.5.2 Not what the mechanism asks for")
         except StopIteration as done:
-            return self._verdict(mechanism, *done.value)
+            return self._verdict(done.value)
         return _ask(challenge)
 
-    def _verdict(self, mechanism: str, username: str, password: str) -> Own:
+    def _verdict(self, username: str | None) -> Own:
         def log_in() -> None:
             self._username = username
 
+        return Own("535 5.7.8 Wrong" if username is None else "235 2.7.0 Welcome", log_in)
+
+    def _plain(self, _: Record) -> Steps:
+        # RFC 4616 section 2.
+        _authzid, username, password = (yield b"").decode().split("\0")
+        return self._judge("PLAIN", username, password)
+
+    def _login(self, _: Record) -> Steps:
+        username = (yield b"Username:").decode()
+        password = (yield b"Password:").decode()
+        return self._judge("LOGIN", username, password)
+
+    def _judge(self, mechanism: str, username: str, password: str) -> str | None:
         good = (self._settings.users or {}).get(username) == password
         self._record.logins.append(Login(mechanism, username, password, good))
-        return Own("235 2.7.0 Welcome" if good else "535 5.7.8 Wrong", log_in)
+        return username if good else None
 
     def _mail(self, argument: str) -> Own:
         found = _MAIL.fullmatch(argument)
@@ -310,20 +328,5 @@ class State:
         self._transaction = None
 
 
-def _ask(challenge: str) -> Own:
-    return Own(f"334 {base64.b64encode(challenge.encode()).decode()}", then="response", on="3")
-
-
-def _plain() -> _Steps:
-    # RFC 4616 section 2.
-    _, username, password = (yield "").split("\0")
-    return username, password
-
-
-def _login() -> _Steps:
-    username = yield "Username:"
-    password = yield "Password:"
-    return username, password
-
-
-_MECHANISMS: dict[str, Callable[[], _Steps]] = {"PLAIN": _plain, "LOGIN": _login}
+def _ask(challenge: bytes) -> Own:
+    return Own(f"334 {base64.b64encode(challenge).decode()}", then="response", on="3")

@@ -184,6 +184,7 @@ class Session:
             raise _Ended("lost", "truncate") from exc
         self._stream = self._tls
         self._record.tls_version = self._tls.extra(TLSAttribute.tls_version)
+        self._record.tls_unique = self._tls.extra(TLSAttribute.channel_binding_tls_unique)
         self._record.client_certificate = self._tls.extra(TLSAttribute.peer_certificate_binary)
         self._state.forget()
 

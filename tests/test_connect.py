@@ -440,7 +440,10 @@ CASES = {
 async def test_whether_a_connection_is_encrypted(
     case: Case, certificates: Certificates, tmp_path: Path
 ) -> None:
-    errors = {"not supported": SMTPNotSupported, "no login": SMTPAuthenticationError}
+    errors: dict[str, type[SMTPException]] = {
+        "not supported": SMTPNotSupported,
+        "no login": SMTPAuthenticationError,
+    }
     async with no_leaks(), case.server(certificates) as server:
         async with await case.client(server, certificates, tmp_path) as smtp:
             if case.ends in errors:

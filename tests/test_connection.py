@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, TypeAlias
 
 import anyio
@@ -640,7 +640,8 @@ async def test_a_server_that_drips_its_reply_is_not_waited_for_any_longer() -> N
             await anyio.sleep(0.05)
             if conn.is_closed:
                 return
-            await server.push("250-Wait")
+            with suppress(anyio.BrokenResourceError):
+                await server.push("250-Wait")
         await server.push("250 Thanks")
 
     server = ScriptedServer(script={"NOOP": STALL})
@@ -658,6 +659,17 @@ async def test_a_reply_to_no_command_closes_the_connection() -> None:
         with pytest.raises(SMTPProtocolError, match="a reply to no command"):
             await conn.noop()
         assert conn.is_closed
+
+
+@pytest.mark.parametrize("endless", [b"250-More\r\n" * 2000, b"250 " + b"x" * 10_000])
+async def test_a_reply_without_end_is_not_read_to_its_end(endless: bytes) -> None:
+    async with ScriptedServer(script={"NOOP": endless}) as server:
+        conn = await connection_to(server)
+        with pytest.raises(SMTPProtocolError, match=r"larger than|longer than") as caught:
+            await conn.noop()
+        assert conn.is_closed
+        assert len(str(caught.value)) < 1000
+        await server.wait_closed()
 
 
 async def test_half_a_reply_too_many_closes_the_connection() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import anyio
 import pytest
@@ -20,7 +21,9 @@ async def _fail() -> None:
     raise Error("of a task")
 
 
-async def _run(*tasks: Callable[[], Awaitable[None]], body: BaseException | None = None) -> None:
+async def _run(
+    *tasks: Callable[[], Coroutine[Any, Any, None]], body: BaseException | None = None
+) -> None:
     async with UngroupedTasks() as group:
         for task in tasks:
             group.start_soon(task)

@@ -149,7 +149,10 @@ class SMTPTimeoutError(SMTPException, TimeoutError):
 
 
 class SMTPTLSError(SMTPException):
-    """The connection could not be encrypted as the caller asked; it is closed."""
+    """The connection could not be encrypted as the caller asked.
+
+    It is closed, unless the server only refused STARTTLS to an `SMTPConnection`.
+    """
 
 
 class SMTPProtocolError(SMTPException):

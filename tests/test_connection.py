@@ -424,6 +424,17 @@ async def test_a_refused_command_raises_its_reply(name: str, reply: str) -> None
     assert not caught.value.connection_closed
 
 
+async def test_arguments_of_another_type_are_an_error_at_once() -> None:
+    stream: Any = object()
+    with pytest.raises(TypeError, match="stream is a ByteStream of anyio, not object"):
+        SMTPConnection(stream)
+    line: Any = b"NOOP"
+    async with ScriptedServer() as server, await connection_to(server) as conn:
+        with pytest.raises(TypeError, match="a command is a str, not bytes"):
+            await conn.command(line)
+    assert not server.commands
+
+
 @pytest.mark.parametrize(
     ("line", "method"),
     [
@@ -661,7 +672,7 @@ async def test_a_reply_to_no_command_closes_the_connection() -> None:
         assert conn.is_closed
 
 
-@pytest.mark.parametrize("endless", [b"250-More\r\n" * 2000, b"250 " + b"x" * 10_000])
+@pytest.mark.parametrize("endless", [b"250-More\r\n" * 2000, b"250 " + b"x" * 100_000])
 async def test_a_reply_without_end_is_not_read_to_its_end(endless: bytes) -> None:
     async with ScriptedServer(script={"NOOP": endless}) as server:
         conn = await connection_to(server)

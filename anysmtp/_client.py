@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ class SMTP(BaseMailer):
         self._tls_context = self._settings.tls_context
         self._pool = Pool[Channel](1)
         self._calls: set[_Call] = set()
+        self._sends = 0
         self._state = "new"
         self._ended: anyio.Event | None = None
         self._loop: lowlevel.EventLoopToken | None = None
@@ -124,7 +126,7 @@ class SMTP(BaseMailer):
             raise RuntimeError("closing the client inside its own connection()")
         self._state = "closing"
         try:
-            while self._calls or self._pool.in_use:
+            while self._sends or self._calls or self._pool.in_use:
                 # Several tasks may close the client: they all wait for the same event.
                 if self._ended is None or self._ended.is_set():
                     self._ended = anyio.Event()
@@ -159,8 +161,12 @@ class SMTP(BaseMailer):
             f"idle {pool.idle} waiting {pool.waiting}{' closed' * (self._state == 'closed')}>"
         )
 
+    def _admitted(self) -> AbstractContextManager[object]:
+        self._check_open()
+        return _Admitted(self)
+
     async def _deliver(self, job: Job, ledger: Ledger) -> Receipt:
-        with _Call(self) as clock:
+        with _Call(self, admitted=True) as clock:
             try:
                 return await self._attempt(clock, job, ledger)
             except _Stale as stale:
@@ -326,8 +332,10 @@ class _Call:
 
     __slots__ = ("_client", "clock")
 
-    def __init__(self, client: SMTP) -> None:
-        client._check_open()
+    def __init__(self, client: SMTP, *, admitted: bool = False) -> None:
+        """``admitted``: the client let it in before, and it may go on while the client closes."""
+        if not admitted or client._state == "closed":
+            client._check_open()
         self._client = client
         self.clock = Clock(str(client._settings.endpoint))
 
@@ -344,6 +352,27 @@ class _Call:
         self._client._calls.discard(self)
         self._client._notify()
         self.clock.__exit__(exc_type, exc, traceback)
+
+
+class _Admitted:
+    """A send, from its beginning: a clean exit of the client waits for its end."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: SMTP) -> None:
+        self._client = client
+
+    def __enter__(self) -> None:
+        self._client._sends += 1
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._client._sends -= 1
+        self._client._notify()
 
 
 class _Stale(Exception):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from email.message import Message
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar, cast
@@ -148,7 +149,7 @@ class BaseMailer(ABC):
             to = recipients_of(message)
         else:
             to = parse_recipients(asked.recipients)
-        with _Book(asked, to) as book:
+        with self._admitted(), _Book(asked, to) as book:
             utf8 = book.needs_utf8(mailbox) or needs_utf8(message)
             prepared = prepare(
                 message,
@@ -190,10 +191,14 @@ class BaseMailer(ABC):
         """
         mailbox, to = parse_sender(sender), parse_recipients(recipients)
         asked = _Asked(options, sender, recipients, require_all=self._require_all)
-        with _Book(asked, to) as book:
+        with self._admitted(), _Book(asked, to) as book:
             content = await raw_content(message)
             job = asked.job(mailbox, book.recipients, content, message_id=message_id_of(content))
             return await book.send(job, self._deliver)
+
+    def _admitted(self) -> AbstractContextManager[object]:
+        """Stands around a whole send, serialising included. RuntimeError if there can be none."""
+        return nullcontext()
 
     @abstractmethod
     async def _deliver(self, job: Job, ledger: Ledger) -> Receipt:

@@ -17,6 +17,7 @@ from support.clients import Script, Through, Wrapped, deliver, on_memory
 from support.leaks import no_leaks
 from support.script import DROP, STALL, Act
 from support.scripted import ScriptedServer
+from support.slow import SlowMessage
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
@@ -84,6 +85,20 @@ async def test_leaving_lets_sends_in_flight_finish_and_refuses_new_ones() -> Non
                 await deliver(smtp)
             answer.set()
     assert len(receipts) == len(server.messages) == 2
+    assert server.connection.end == "quit"
+
+
+async def test_leaving_waits_for_a_message_that_is_still_being_serialised() -> None:
+    async with ScriptedServer() as server:
+        smtp = on_memory(server)
+        with SlowMessage() as slow:
+            async with anyio.create_task_group() as group:
+                group.start_soon(smtp.send_message, slow.message)
+                await slow.wait_started()
+                group.start_soon(smtp.aclose)
+                await anyio.wait_all_tasks_blocked()
+                slow.go_on()
+    assert len(server.messages) == 1
     assert server.connection.end == "quit"
 
 

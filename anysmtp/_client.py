@@ -309,6 +309,7 @@ class Borrowed:
             channel,
             local_hostname=settings.local_hostname,
             allow_plaintext_auth=settings.allow_plaintext_auth,
+            is_opportunistic=settings.tls == "opportunistic",
             pipelining=settings.pipelining,
             require_all=settings.require_all,
             add_missing_headers=settings.add_missing_headers,

@@ -81,6 +81,7 @@ class SMTPConnection(BaseMailer):
         self._local_hostname = local_hostname
         self._allow_plaintext_auth = allow_plaintext_auth
         self._pipelining = True
+        self._is_opportunistic = False
         self._is_retired = False
         self._is_utf8 = False  # whether the transaction that is open uses SMTPUTF8
 
@@ -137,6 +138,8 @@ class SMTPConnection(BaseMailer):
         """
         if not mechanisms or not all(isinstance(given, sasl.Mechanism) for given in mechanisms):
             raise TypeError("login() takes mechanisms, as anysmtp.sasl.Plain(username, password)")
+        if self._is_opportunistic:
+            raise ValueError("tls='opportunistic' does not verify the server: no login with it")
 
         async def log_in(clock: Clock) -> Reply:
             return await _login.login(
@@ -319,6 +322,7 @@ def connection_on(
     *,
     local_hostname: str | None,
     allow_plaintext_auth: bool,
+    is_opportunistic: bool,
     pipelining: bool,
     require_all: bool,
     add_missing_headers: bool,
@@ -331,6 +335,7 @@ def connection_on(
         allow_plaintext_auth=allow_plaintext_auth,
     )
     connection._channel = channel
+    connection._is_opportunistic = is_opportunistic
     connection._pipelining = pipelining
     connection._require_all = require_all
     connection._add_missing_headers = add_missing_headers

@@ -513,3 +513,12 @@ async def test_a_login_that_is_cancelled_leaves_nothing_open(certificates: Certi
         await server.wait_closed()
         await deliver(smtp)
     assert len(server.connections) == 2
+
+
+async def test_an_opportunistic_connection_has_no_login(certificates: Certificates) -> None:
+    server = ScriptedServer(starttls=certificates.server, users={"ann": "secret"})
+    async with server, on_memory(server, tls="opportunistic") as smtp, smtp.connection() as conn:
+        assert conn.is_encrypted
+        with pytest.raises(ValueError, match="does not verify the server"):
+            await conn.login(Plain("ann", "secret"))
+    assert "AUTH" not in server.connection.verbs

@@ -14,23 +14,26 @@ from support.bench import RECIPIENTS, message
 from support.dovecot import Dovecot, why_not
 from support.fixtures import USERS
 from support.tls import Certificates
+from support.tokens import IntrospectionEndpoint
 
 pytestmark = pytest.mark.anyio
 
 Auth: TypeAlias = "sasl.Mechanism | Sequence[sasl.Mechanism]"
 
 
-@pytest.fixture(scope="module")
-def dovecot(certificates: Certificates) -> Iterator[Dovecot]:
-    """A real Dovecot.
-
-    Where there can be none the test is skipped, or fails if ``ANYSMTP_REQUIRE_DOVECOT`` is 1.
-    """
+def require_dovecot() -> None:
+    """Skip the test where there can be no Dovecot; fail if ``ANYSMTP_REQUIRE_DOVECOT`` is 1."""
     reason = why_not()
     if reason and os.environ.get("ANYSMTP_REQUIRE_DOVECOT") == "1":
         pytest.fail(f"Dovecot is required, but {reason}")
     if reason:
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def dovecot(certificates: Certificates) -> Iterator[Dovecot]:
+    """A real Dovecot."""
+    require_dovecot()
     with Dovecot(certificates.server_file, certificates.cafile, USERS) as server:
         yield server
 
@@ -174,3 +177,36 @@ async def test_without_a_certificate_external_is_refused(
     async with smtp:
         with pytest.raises(SMTPAuthenticationError, match="EXTERNAL"):
             await smtp.connect()
+
+
+@pytest.fixture(scope="module")
+def introspecting(certificates: Certificates) -> Iterator[tuple[Dovecot, IntrospectionEndpoint]]:
+    """A Dovecot that asks an endpoint about each token."""
+    require_dovecot()
+    with (
+        IntrospectionEndpoint({"good": "ann"}) as endpoint,
+        Dovecot(
+            certificates.server_file,
+            certificates.cafile,
+            USERS,
+            mechanisms=("xoauth2", "oauthbearer"),
+            introspection_url=endpoint.url,
+        ) as server,
+    ):
+        yield server, endpoint
+
+
+@pytest.mark.parametrize("name", TOKENS)
+async def test_an_introspection_endpoint_knows_whose_the_token_is(
+    name: str,
+    introspecting: tuple[Dovecot, IntrospectionEndpoint],
+    certificates: Certificates,
+) -> None:
+    server, endpoint = introspecting
+    before = len(endpoint.requests)
+    await deliver(server, client(server, certificates.client, TOKENS[name]("ann", "good")))
+    async with client(server, certificates.client, TOKENS[name]("ann", "bad")) as smtp:
+        with pytest.raises(SMTPAuthenticationError, match="refused the token"):
+            await smtp.connect()
+    asked = [form["token"] for _, form in endpoint.requests[before:]]
+    assert {"good", "bad"} == set(asked)

@@ -4,7 +4,7 @@ Nothing of the machine's own Dovecot is used but its programs. It takes logins b
 that it has, on the port ``submission`` (STARTTLS) and on ``submissions`` (implicit TLS), and hands
 mail on to a relay, an aiosmtpd of the test's. A client's certificate names the user in its common
 name, for EXTERNAL. Tokens are JSON Web Tokens (RFC 7519) that it checks by itself; `Dovecot.token`
-makes them.
+makes them. With an ``introspection_url`` it asks there instead (RFC 7662).
 
 Failed logins are not delayed, as they are by default, so that the tests are quick.
 """
@@ -118,6 +118,15 @@ local_validation_key_dict = fs:posix:prefix={folder}/keys/
 username_attribute = sub
 """
 
+# RFC 7662: the token is asked about, in a POST.
+_INTROSPECTED = """
+introspection_mode = post
+introspection_url = {url}
+active_attribute = active
+active_value = true
+username_attribute = username
+"""
+
 
 def why_not() -> str | None:
     """Why Dovecot cannot be run here; None if it can."""
@@ -142,6 +151,7 @@ class Dovecot:
         more: Mapping[str, str] | None = None,
         mechanisms: tuple[str, ...] = (*MECHANISMS, "external"),
         environment: Mapping[str, str] | None = None,
+        introspection_url: str | None = None,
     ) -> None:
         self.host = HOST
         self.ports: dict[str, int] = {}
@@ -154,6 +164,7 @@ class Dovecot:
         self._mechanisms = mechanisms
         self._environment = {"PATH": _PATH, **(environment or {})}
         self._key = os.urandom(32)
+        self._introspection_url = introspection_url
 
     def __enter__(self) -> Dovecot:
         with ExitStack() as stack:
@@ -218,7 +229,10 @@ class Dovecot:
             "more": "\n".join(f"{name} = {value}" for name, value in self._more.items()),
             **self.ports,
         }
-        (self.folder / "oauth2.conf").write_text(_OAUTH2.format(**values))
+        oauth2 = _OAUTH2 if self._introspection_url is None else _INTROSPECTED
+        (self.folder / "oauth2.conf").write_text(
+            oauth2.format(url=self._introspection_url, **values)
+        )
         (self.folder / "dovecot.conf").write_text(_CONF.format(**values))
 
     def _launch(self) -> None:

@@ -8,36 +8,36 @@ import threading
 from base64 import b64decode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from aiosmtpd.smtp import SMTP, AuthResult
 
 from .aiosmtpd_server import AiosmtpdServer
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 ERROR = {"status": "401", "schemes": "bearer", "scope": "mail"}
 
 
-class TokenEndpoint:
-    """A context manager. It gives out a new token for each request, ``token-1`` first.
+class _Endpoint:
+    """A context manager: an HTTP server in a thread, which answers forms with JSON."""
 
-    ``revoked`` of them are refused by the `TokenServer`, though they have not expired.
-    """
-
-    def __init__(self, context: ssl.SSLContext, *, revoked: int = 0) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, dict[str, str]]] = []
         """The path and the form of each request."""
-        self.revoked = revoked
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
-    def is_good(self, token: str) -> bool:
-        """Whether the token was given out and not revoked."""
-        return token in [f"token-{n + 1}" for n in range(self.revoked, len(self.requests))]
+    def answer(self, form: dict[str, str]) -> dict[str, Any]:
+        """What the server says to a form."""
+        raise NotImplementedError
 
-    def __enter__(self) -> TokenEndpoint:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -52,15 +52,14 @@ class TokenEndpoint:
         self._thread.join()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        requests = self.requests
+        endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
-                requests.append((self.path, form))
-                answer = {"access_token": f"token-{len(requests)}", "expires_in": 3600}
-                data = json.dumps({**answer, "token_type": "Bearer"}).encode()
+                endpoint.requests.append((self.path, form))
+                data = json.dumps(endpoint.answer(form)).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
@@ -71,6 +70,41 @@ class TokenEndpoint:
                 """Nothing is logged."""
 
         return Handler
+
+
+class TokenEndpoint(_Endpoint):
+    """It gives out a new token for each request, ``token-1`` first.
+
+    ``revoked`` of them are refused by the `TokenServer`, though they have not expired.
+    """
+
+    def __init__(self, context: ssl.SSLContext, *, revoked: int = 0) -> None:
+        super().__init__(context)
+        self.revoked = revoked
+
+    def is_good(self, token: str) -> bool:
+        """Whether the token was given out and not revoked."""
+        return token in [f"token-{n + 1}" for n in range(self.revoked, len(self.requests))]
+
+    def answer(self, form: dict[str, str]) -> dict[str, Any]:
+        token = f"token-{len(self.requests)}"
+        return {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
+
+
+class IntrospectionEndpoint(_Endpoint):
+    """It says whose the tokens are that it knows, and that others are not active (RFC 7662)."""
+
+    def __init__(self, owners: dict[str, str]) -> None:
+        super().__init__()
+        self._owners = owners
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/introspect"
+
+    def answer(self, form: dict[str, str]) -> dict[str, Any]:
+        owner = self._owners.get(form["token"])
+        return {"active": False} if owner is None else {"active": True, "username": owner}
 
 
 class TokenServer(AiosmtpdServer):

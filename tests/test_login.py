@@ -520,5 +520,5 @@ async def test_an_opportunistic_connection_has_no_login(certificates: Certificat
     async with server, on_memory(server, tls="opportunistic") as smtp, smtp.connection() as conn:
         assert conn.is_encrypted
         with pytest.raises(ValueError, match="does not verify the server"):
-            await conn.login(Plain("ann", "secret"))
+            await conn.login(sasl.Plain("ann", "secret"))
     assert "AUTH" not in server.connection.verbs

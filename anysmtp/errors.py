@@ -227,7 +227,7 @@ class SMTPRecipientsRefused(SMTPException):
             outcome=outcome,
             connection_closed=connection_closed,
         )
-        self.args = (refused,)
+        self.args: tuple[Any, ...] = (refused,)
         self.refused = refused
 
     @property
@@ -264,7 +264,7 @@ class SMTPResponseException(SMTPException):
             outcome=outcome,
             connection_closed=connection_closed,
         )
-        self.args = (reply,)
+        self.args: tuple[Any, ...] = (reply,)
 
     @property
     def reply(self) -> Reply:

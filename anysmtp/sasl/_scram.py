@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from ..errors import SMTPAuthenticationError
 from ._base import Context, Exchange, Mechanism, prepared
@@ -28,7 +28,7 @@ _ITERATIONS = re.compile(r"(?:^|,)i=([0-9]+)(?:,|$)")
 
 # RFC 5802 section 6.1: a server that binds at all can tls-unique, where there is one (TLS 1.2). RFC
 # 9266 puts tls-exporter in its place in TLS 1.3, for which see above.
-_BINDINGS = ("tls-unique", "tls-server-end-point")
+_BINDINGS = cast("tuple[str, ...]", ("tls-unique", "tls-server-end-point"))
 
 
 @dataclass(frozen=True, slots=True, repr=False)

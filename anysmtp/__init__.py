@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import errors, sasl
+from ._attempts import Retry
 from ._client import SMTP, Borrowed
 from ._clock import Timeouts
 from ._connect import create_tls_context
@@ -13,7 +14,7 @@ from ._mailer import Mailer, RawMessage, SendOptions
 from ._protocol._extensions import Extensions
 from ._reply import Reply
 from ._send import SendAloneOptions, send
-from ._settings import Options, TLSMode
+from ._settings import Limits, Options, TLSMode
 from ._version import __version__
 from .errors import (
     SMTPAuthenticationError,
@@ -38,6 +39,7 @@ __all__ = [
     "Delivery",
     "Envelope",
     "Extensions",
+    "Limits",
     "Mailer",
     "Options",
     "Outcome",
@@ -45,6 +47,7 @@ __all__ = [
     "Receipt",
     "Recipients",
     "Reply",
+    "Retry",
     "SMTP",
     "SMTPAuthenticationError",
     "SMTPConnectError",

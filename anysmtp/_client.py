@@ -14,8 +14,11 @@ timeout looks to the caller as if it had never been.
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from contextlib import AbstractContextManager
+from copy import copy
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -27,14 +30,25 @@ from ._channel import Channel
 from ._clock import Clock
 from ._connection import SMTPConnection, connection_on, retire
 from ._delivery import Ledger
-from ._envelope import Job, Receipt
+from ._envelope import Job
 from ._establish import establish
 from ._mailer import BaseMailer
 from ._pool import Claim, Pool
 from ._protocol._extensions import Extensions
+from ._protocol._transaction import MAX_FLIGHT
+from ._rate import Rate
+from ._sending import WINDOW, Sending
 from ._settings import Options, from_url, settle
 from ._tasks import UngroupedTasks
-from .errors import SMTPException, SMTPServerDisconnected, with_outcome
+from ._turns import Turn
+from .errors import (
+    SMTPAuthenticationError,
+    SMTPConnectError,
+    SMTPException,
+    SMTPServerDisconnected,
+    SMTPTimeoutError,
+    with_outcome,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -61,8 +75,19 @@ class SMTP(BaseMailer):
         self, hostname: str = "localhost", port: int | None = None, **options: Unpack[Options]
     ) -> None:
         self._settings = settle(hostname, port, options)
+        self._server = str(self._settings.endpoint)
         self._tls_context = self._settings.tls_context
-        self._pool = Pool[Channel](1)
+        limits = self._settings.limits
+        self._pool = Pool[Channel](
+            limits.max_connections,
+            keepalive=limits.keepalive_expiry,
+            opens_one_first=bool(self._settings.mechanisms),
+            has_room=_has_room,
+        )
+        self._rate = None if limits.rate is None else Rate(*limits.rate)
+        self._pacing = anyio.Lock()
+        self._login_failures = 0
+        self._login_failure: SMTPException | None = None
         self._calls: set[_Call] = set()
         self._sends = 0
         self._state = "new"
@@ -70,6 +95,7 @@ class SMTP(BaseMailer):
         self._loop: lowlevel.EventLoopToken | None = None
         self._require_all = self._settings.require_all
         self._add_missing_headers = self._settings.add_missing_headers
+        self._retry = self._settings.retry
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[Options]) -> Self:
@@ -94,8 +120,8 @@ class SMTP(BaseMailer):
         open.
         """
         try:
-            with _Call(self) as clock:
-                claim = await self._lease(clock)
+            with _Call(self) as call:
+                claim = await self._lease(call, Turn(call.clock))
                 channel = claim.connection
                 assert channel is not None
                 await self._give_back(claim)
@@ -126,7 +152,7 @@ class SMTP(BaseMailer):
             raise RuntimeError("closing the client inside its own connection()")
         self._state = "closing"
         try:
-            while self._sends or self._calls or self._pool.in_use:
+            while self._sends or self._calls or self._pool.granted:
                 # Several tasks may close the client: they all wait for the same event.
                 if self._ended is None or self._ended.is_set():
                     self._ended = anyio.Event()
@@ -157,7 +183,7 @@ class SMTP(BaseMailer):
     def __repr__(self) -> str:
         pool = self._pool
         return (
-            f"<{type(self).__name__} {self._settings.endpoint} {pool.in_use}/{pool.capacity} "
+            f"<{type(self).__name__} {self._settings.endpoint} {pool.in_use}/{pool.allowed} "
             f"idle {pool.idle} waiting {pool.waiting}{' closed' * (self._state == 'closed')}>"
         )
 
@@ -165,78 +191,183 @@ class SMTP(BaseMailer):
         self._check_open()
         return _Admitted(self)
 
-    async def _deliver(self, job: Job, ledger: Ledger) -> Receipt:
-        with _Call(self, admitted=True) as clock:
-            try:
-                return await self._attempt(clock, job, ledger)
-            except _Stale as stale:
-                _log.info("%s: the connection was worn out, taking a new one", stale.server)
-                ledger.start(recipient.given for recipient in job.recipients)
-            return await self._attempt(clock, job, ledger, fresh=True)
+    async def _deliver(self, job: Job, ledger: Ledger) -> None:
+        with _Call(self, admitted=True) as call:
+            again: _Again | None = None
+            while True:
+                await self._pace(call.clock)
+                try:
+                    await self._attempt(call, job, ledger, again)
+                except _Again as caught:
+                    again = caught
+                    _log.info("%s: %s", self._settings.endpoint, again)
+                    ledger.again(recipient.given for recipient in job.recipients)
+                else:
+                    return
 
-    async def _attempt(
-        self, clock: Clock, job: Job, ledger: Ledger, *, fresh: bool = False
-    ) -> Receipt:
-        """Send once. _Stale if the connection is to blame, and the message was not sent."""
+    async def _attempt(self, call: _Call, job: Job, ledger: Ledger, again: _Again | None) -> None:
+        """Send once. _Again if the connection is to blame, and the message was not sent."""
         ledger.phase = "waiting"
-        clock.stop()
-        claim = await self._lease(clock, ledger, fresh=fresh)
+        sending = Sending(job, ledger, self._settings.pipelining)
+        turn = Turn(call.clock, sending)
+        claim = await self._lease(call, turn, ledger, again=again)
         channel = claim.connection
         assert channel is not None
         try:
-            async with channel.turn():
-                return await _dialogue.deliver(
-                    channel, clock, job, ledger, pipelining=self._settings.pipelining
-                )
+            async with channel.turn(turn):
+                await sending.deliver(channel, turn)
+            self._pool.took_message(anyio.current_time())
         except SMTPException as error:
-            lost = isinstance(error, SMTPServerDisconnected) or channel.is_stale
-            if claim.was_used and lost and not ledger.keys("in_doubt"):
-                raise _Stale(channel.link.server) from error
+            if ledger.keys("in_doubt") or (again is not None and again.is_last):
+                raise
+            if self._pool.open > 1 and _is_too_many_connections(error):
+                self._pool.lower(self._pool.open - 1, anyio.current_time())
+                channel.is_stale = True
+                raise _Again("the server wants fewer connections") from error
+            is_lost = isinstance(error, SMTPServerDisconnected) or channel.is_stale
+            if is_lost and (turn.has_boarded or self._was_used(claim)):
+                reason = "the connection was worn out, taking a new one"
+                raise _Again(reason, is_last=True) from error
             raise
         finally:
             await self._give_back(claim)
 
     async def _lease(
-        self, clock: Clock, ledger: Ledger | None = None, *, fresh: bool = False
+        self,
+        call: _Call,
+        turn: Turn,
+        ledger: Ledger | None = None,
+        *,
+        again: _Again | None = None,
     ) -> Claim[Channel]:
-        """A granted claim with a connection that is alive, as far as a look can tell."""
-        claim = await self._claim()
-        try:
-            if claim.connection is not None and not fresh and claim.connection.is_reusable:
-                claim.was_used = True
-                return claim
-            if claim.connection is not None:
-                await claim.connection.break_off("the connection was replaced")
-            if ledger is not None:
-                ledger.phase = "connecting"
-            claim.connection = await establish(self._settings, clock, self._get_tls_context)
-        except BaseException:
-            self._pool.release(claim, None)
-            self._notify()
-            raise
-        return claim
+        """A granted claim with a connection that is alive, as far as a look can tell.
 
-    async def _claim(self) -> Claim[Channel]:
-        granted = anyio.Event()
-        claim = self._pool.claim(_task(), granted.set)
+        Or one on which the passenger is under way already.
+        """
+        pool = self._pool
+        for channel in pool.expired(anyio.current_time()):
+            await channel.break_off("the connection was idle for too long")
+        call.clock.stop()
+        claim = pool.claim(
+            _task(),
+            turn.wake,
+            is_first=again is not None,
+            is_fresh=again is not None and again.is_last,
+            may_share=turn.passenger is not None,
+        )
+        claim.ticket = turn
         try:
-            await granted.wait()
+            while True:
+                if not claim.is_granted:
+                    await turn.wait()
+                if turn.has_boarded or await self._is_ready(claim):
+                    return claim
+                if await self._open(call, claim, ledger):
+                    return claim
         except BaseException:
-            self._pool.withdraw(claim)
-            self._notify()
+            await self._let_go(claim, turn)
             raise
-        return claim
+
+    async def _is_ready(self, claim: Claim[Channel]) -> bool:
+        """Whether the claim brought a connection that can be used; it is closed if it cannot."""
+        channel, slot = claim.connection, claim.slot
+        if channel is None or slot is None:
+            return False
+        if slot.users > 1 or (not claim.is_fresh and channel.is_reusable):
+            return True
+        self._pool.opening(claim)
+        await channel.break_off("the connection was replaced")
+        return False
+
+    async def _open(self, call: _Call, claim: Claim[Channel], ledger: Ledger | None) -> bool:
+        """Open a connection; False if the claim waits for another one instead."""
+        if self._login_failures > call.login_failures:
+            # It was waiting for this very login: another try would count against the account.
+            assert self._login_failure is not None
+            raise copy(self._login_failure)
+        if ledger is not None:
+            ledger.phase = "connecting"
+        try:
+            channel = await establish(self._settings, call.clock, self._get_tls_context)
+        except SMTPException as error:
+            self._remember(error)
+            call.clock.release()
+            if not self._may_wait_after(error) or not self._pool.refused(
+                claim, anyio.current_time()
+            ):
+                raise
+            _log.info("%s lets in no more than %d", self._settings.endpoint, self._pool.allowed)
+            return False
+        channel.max_messages = _least(
+            self._settings.limits.max_messages_per_connection,
+            channel.session.extensions.limits.get("MAILMAX"),
+        )
+        channel.turns.others = lambda: self._next_passenger(channel)
+        self._pool.opened(claim, channel)
+        return True
+
+    def _remember(self, error: SMTPException) -> None:
+        """A login that failed is not tried by those who waited for it to work."""
+        if isinstance(error, SMTPAuthenticationError):
+            self._pool.opens_one_first = True
+            self._login_failures += 1
+            self._login_failure = error
+
+    def _may_wait_after(self, error: SMTPException) -> bool:
+        """Whether a connection was refused because of those that there are.
+
+        A reply may say so; a server that is known to work may just not answer.
+        """
+        if error.reply is not None:
+            return error.reply.is_transient
+        is_silent = isinstance(error, (SMTPConnectError, SMTPServerDisconnected, SMTPTimeoutError))
+        return is_silent and self._pool.open > 0
+
+    def _next_passenger(self, channel: Channel) -> Turn | None:
+        """Who waits first for a connection, if he has a message that may ride along."""
+        claim = self._pool.next
+        if claim is None or claim.is_fresh or not claim.may_share:
+            return None
+        turn = claim.ticket
+        assert isinstance(turn, Turn)
+        turn.on_boarding = partial(self._pool.board, claim, channel)
+        return turn
+
+    def _was_used(self, claim: Claim[Channel]) -> bool:
+        return claim.slot is not None and (claim.slot.was_used or claim.slot.users > 1)
+
+    async def _let_go(self, claim: Claim[Channel], turn: Turn) -> None:
+        """The task went away before it used what it asked for."""
+        channel = claim.connection
+        if channel is None:
+            self._pool.withdraw(claim, anyio.current_time())
+            self._notify()
+            return
+        if turn.has_boarded:
+            channel.session.forsake(turn)
+            await channel.leave(turn)
+        await self._give_back(claim)
 
     async def _give_back(self, claim: Claim[Channel]) -> None:
-        """Keep the connection if its session is in order, else close it."""
-        channel = claim.connection
+        """Keep the connection if its session is in order, else close it after its last user."""
+        channel, slot = claim.connection, claim.slot
         assert channel is not None
-        if channel.is_idle and not channel.is_stale and self._state != "closed":
-            self._pool.release(claim, channel)
-        else:
-            self._pool.release(claim, None)
-            await channel.break_off("the connection was not left in order")
+        assert slot is not None
+        keep = channel.is_idle and not channel.is_worn and self._state != "closed"
+        is_last = slot.users == 1
+        self._pool.release(claim, anyio.current_time(), keep=keep)
         self._notify()
+        if is_last and not keep:
+            await channel.break_off("the connection was not left in order")
+
+    async def _pace(self, clock: Clock) -> None:
+        """Wait until another message may begin, in the order of asking."""
+        if self._rate is None:
+            return
+        clock.stop()
+        async with self._pacing:
+            await anyio.sleep(self._rate.delay(anyio.current_time()))
+            self._rate.begin(anyio.current_time())
 
     async def _get_tls_context(self) -> ssl.SSLContext:
         """The caller's context, or the default one, made once; loading it reads files."""
@@ -264,7 +395,7 @@ class SMTP(BaseMailer):
         self._state = "closed"
         for call in self._calls:
             call.clock.abort("the client was closed")
-        for channel in self._pool.drain(in_use=True):
+        for channel in (*self._pool.drain(), *self._pool.connections()):
             await channel.break_off("the client was closed")
 
     def _check_loop(self) -> None:
@@ -300,8 +431,8 @@ class Borrowed:
         if self._claim is not None:
             raise RuntimeError("each `connection()` is entered once")
         client = self._client
-        with _Call(client) as clock:
-            self._claim = await client._lease(clock)
+        with _Call(client) as call:
+            self._claim = await client._lease(call, Turn(call.clock))
         channel = self._claim.connection
         assert channel is not None
         settings = client._settings
@@ -331,18 +462,21 @@ class Borrowed:
 class _Call:
     """One call of a client: its clock, by which closing the client can end it."""
 
-    __slots__ = ("_client", "clock")
+    __slots__ = ("_client", "clock", "login_failures")
 
     def __init__(self, client: SMTP, *, admitted: bool = False) -> None:
         """``admitted``: the client let it in before, and it may go on while the client closes."""
         if not admitted or client._state == "closed":
             client._check_open()
         self._client = client
-        self.clock = Clock(str(client._settings.endpoint))
+        self.clock = Clock(client._server)
+        self.login_failures = client._login_failures
+        """How many logins had failed before."""
 
-    def __enter__(self) -> Clock:
+    def __enter__(self) -> Self:
         self._client._calls.add(self)
-        return self.clock.__enter__()
+        self.clock.__enter__()
+        return self
 
     def __exit__(
         self,
@@ -376,12 +510,37 @@ class _Admitted:
         self._client._notify()
 
 
-class _Stale(Exception):
-    """A connection that had been used before ended; nothing was handed over."""
+class _Again(Exception):
+    """A message was not sent, and a connection that had been used before is to blame."""
 
-    def __init__(self, server: str) -> None:
-        super().__init__(server)
-        self.server = server
+    def __init__(self, reason: str, *, is_last: bool = False) -> None:
+        super().__init__(reason)
+        self.is_last = is_last
+        """Whether it gets a fresh connection, and no other one after that."""
+
+
+# What servers say to MAIL on a connection too many: Exchange 432 4.3.2 "Concurrent connections limit
+# exceeded", Gmail 421 4.7.0 "Too many concurrent SMTP connections".
+_TOO_MANY_CONNECTIONS = re.compile(r"\bconnections?\b", re.IGNORECASE)
+
+
+def _is_too_many_connections(error: SMTPException) -> bool:
+    reply = error.reply
+    is_about_mail = error.command is not None and error.command.startswith("MAIL")
+    if reply is None or not reply.is_transient or not is_about_mail:
+        return False
+    return _TOO_MANY_CONNECTIONS.search(reply.text) is not None
+
+
+def _has_room(channel: Channel) -> bool:
+    """Whether another message can be on its way on a connection in use."""
+    is_free = channel.is_open and not channel.is_worn and channel.turns.holder is None
+    session = channel.session
+    return is_free and 0 < session.unanswered < WINDOW // 2 and session.awaits < MAX_FLIGHT // 2
+
+
+def _least(*numbers: int | None) -> int | None:
+    return min((number for number in numbers if number is not None), default=None)
 
 
 async def _quit(channel: Channel) -> None:

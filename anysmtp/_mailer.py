@@ -16,8 +16,10 @@ from email.message import Message
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
+import anyio
 from anyio import to_thread
 
+from ._attempts import Attempts, Retry
 from ._delivery import Delivery, cancelled, ledger_of
 from ._envelope import AddressLike, Content, Envelope, Job, Mailbox, Receipt, Recipients
 from ._message import (
@@ -110,6 +112,7 @@ class BaseMailer(ABC):
 
     _require_all = False
     _add_missing_headers = True
+    _retry: Retry | None = None
 
     async def send_message(
         self,
@@ -171,7 +174,7 @@ class BaseMailer(ABC):
                 downgrade=lambda: serialised(seven_bit=True),
                 message_id=prepared.message_id,
             )
-            return await book.send(job, self._deliver)
+            return await book.send(job, self._deliver, self._retry)
 
     async def sendmail(
         self,
@@ -194,15 +197,18 @@ class BaseMailer(ABC):
         with self._admitted(), _Book(asked, to) as book:
             content = await raw_content(message)
             job = asked.job(mailbox, book.recipients, content, message_id=message_id_of(content))
-            return await book.send(job, self._deliver)
+            return await book.send(job, self._deliver, self._retry)
 
     def _admitted(self) -> AbstractContextManager[object]:
         """Stands around a whole send, serialising included. RuntimeError if there can be none."""
         return nullcontext()
 
     @abstractmethod
-    async def _deliver(self, job: Job, ledger: Ledger) -> Receipt:
-        """Send the job, writing what becomes of it in the ledger."""
+    async def _deliver(self, job: Job, ledger: Ledger) -> None:
+        """Send the job in one transaction, writing what becomes of it in the ledger.
+
+        Or raise why nobody has it.
+        """
 
 
 async def raw_content(message: RawMessage) -> RawContent:
@@ -294,10 +300,23 @@ class _Book:
         """Whether an address of the envelope can only be written in UTF-8 (RFC 6531)."""
         return any(box is not None and box.ascii is None for box in (sender, *self.recipients))
 
-    async def send(self, job: Job, deliver: Callable[[Job, Ledger], Awaitable[Receipt]]) -> Receipt:
-        self.ledger.message_id = job.message_id
-        receipt = await deliver(job, self.ledger)
-        self.ledger.finish(receipt)
+    async def send(
+        self, job: Job, deliver: Callable[[Job, Ledger], Awaitable[None]], retry: Retry | None
+    ) -> Receipt:
+        ledger = self.ledger
+        ledger.message_id = job.message_id
+        attempts = Attempts(job, ledger, retry)
+        while True:
+            error: SMTPException | None = None
+            try:
+                await deliver(attempts.job, ledger)
+            except SMTPException as caught:
+                error = caught
+            if not attempts.another(error):
+                break
+            await anyio.sleep(attempts.delay)
+        receipt = attempts.receipt()
+        ledger.finish(receipt)
         _log_receipt(receipt, job)
         return receipt
 

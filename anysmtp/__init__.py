@@ -9,8 +9,9 @@ from ._clock import Timeouts
 from ._connect import create_tls_context
 from ._connection import SMTPConnection
 from ._delivery import Delivery, Outcome
-from ._envelope import AddressLike, Envelope, Receipt, Recipients
-from ._mailer import Mailer, RawMessage, SendOptions
+from ._envelope import AddressLike, Envelope, Mail, RawMessage, Receipt, Recipients
+from ._mailer import Mailer, SendOptions
+from ._many import SendMany
 from ._protocol._extensions import Extensions
 from ._reply import Reply
 from ._send import SendAloneOptions, send
@@ -40,6 +41,7 @@ __all__ = [
     "Envelope",
     "Extensions",
     "Limits",
+    "Mail",
     "Mailer",
     "Options",
     "Outcome",
@@ -65,6 +67,7 @@ __all__ = [
     "SMTPTLSError",
     "SMTPTimeoutError",
     "SendAloneOptions",
+    "SendMany",
     "SendOptions",
     "TLSMode",
     "Timeouts",

@@ -3,14 +3,14 @@
 Theory of operation. Several tasks may use one channel. Whoever wants to write holds the *turn*
 (`_turns`); what he sends joins one queue of awaited replies, and from then on he waits for his own.
 One of those who wait reads for all of them, and hands over when he has what he waits for. What a
-reply means is worked out in the step that reads it (`Session.next_reply`), so no fact is lost between
-an await and its caller, whoever read it. Each is timed while his reply is next in line.
+reply means is worked out in the step that reads it (`Session.next_reply`), so no fact is lost
+between an await and its caller, whoever read it. Each is timed while his reply is next in line.
 
 What may stop at an await, and the rule for any end but the expected one:
 
-- A write that did not return is *torn*, for nobody knows how much of it left: the session is broken,
-  and the stream closed. Where others have replies in front of it, a write fits the buffers of the
-  socket, and is shielded from cancellation instead.
+- A write that did not return is *torn*, for nobody knows how much of it left: the session is
+  broken, and the stream closed. Where others have replies in front of it, a write fits the buffers
+  of the socket, and is shielded from cancellation instead.
 - A wait that was cancelled leaves *orphans*, which those behind it read and throw away. If nobody
   is behind it, or if an orphan asks for more (a 354 that wants its message), the channel takes no
   new commands, and is closed once those in front have their replies.
@@ -51,6 +51,7 @@ _wire = logging.getLogger("anysmtp.wire")
 ONE_WRITE = 65536
 # Seconds to wait for what a server says when it cuts a message off.
 _LAST_WORDS = 1.0
+_UNFINISHED = "a conversation was not finished"
 # Seconds for a write that the socket's buffers have room for, and that may not be cancelled.
 _SHIELDED_WRITE = 2.0
 
@@ -154,14 +155,31 @@ class Channel:
 
         RuntimeError if a command cannot be sent now; then nothing was written.
         """
-        self.check_open()
-        await checkpoint_if_cancelled()
         turn = self._speaker(clock)
+        await self.catch_up(turn)
         is_behind = self.is_owed_to_others(turn)
         awaited = [self.post(command, turn, sink) for command in commands]
         await self.write(b"".join([command.line for command in commands]), is_behind=is_behind)
         await self.wait(awaited[-1])
+        if self.session.broken is not None:
+            # The server has said more than it was asked.
+            raise self._reason(turn)
         return awaited
+
+    async def catch_up(self, turn: Turn) -> None:
+        """Wait until the holder of the turn may write a command.
+
+        Where others have gone away without their replies, and no command may be sent before these
+        have come, he reads them.
+        """
+        self.check_open()
+        last = self.session.last
+        if last is not None and not self.session.may_be_followed_now:
+            last.owner = last.owner or turn
+            self._time()
+            await self.wait(last)
+            self.check_open()
+        await checkpoint_if_cancelled()
 
     async def read_greeting(self, clock: Clock) -> Reply:
         """Read the reply that a session starts with."""
@@ -305,7 +323,7 @@ class Channel:
         if turns.holder is turn:
             turns.holder = None
         if self.is_open and turns.holder is None and not self.session.can_be_followed:
-            self._closing = "a conversation was not finished"
+            self._closing = _UNFINISHED
         try:
             await self._close_if_forsaken()
         finally:
@@ -359,7 +377,10 @@ class Channel:
         if failures or not is_written:
             await self.break_off("a message was not written to its end")
         if end.reply is None:
-            raise failures[0]
+            if failures:
+                raise failures[0]
+            # The listener was cancelled, and so is this task, which has not come to feel it.
+            await self.wait(end)
 
     async def _write_pieces(
         self, body: Body, end: Awaited, turn: Turn, *, take_along: bool
@@ -454,7 +475,8 @@ class Channel:
             return
         is_in_order = session.is_quiet or (turns.are_waited_for and session.can_be_followed)
         if self._closing is not None or not is_in_order:
-            await self.break_off(self._closing or "a reply was not waited for")
+            owed = "a reply was not waited for" if session.awaits else _UNFINISHED
+            await self.break_off(self._closing or owed)
 
     def _break(self, reason: str) -> None:
         self.session.broken = self.session.broken or reason

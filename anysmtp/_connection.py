@@ -23,8 +23,8 @@ from ._channel import Channel
 from ._clock import Clock, Timeouts, timeouts_of
 from ._connect import Link
 from ._delivery import Ledger
-from ._envelope import AddressLike, Job
-from ._mailer import BaseMailer, RawMessage, raw_content
+from ._envelope import AddressLike, Job, RawMessage
+from ._mailer import BaseMailer, raw_content
 from ._message import parse_address, parse_sender
 from ._protocol import _commands
 from ._protocol._commands import Command

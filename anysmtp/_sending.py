@@ -1,13 +1,14 @@
 """One mail transaction on a channel: planned, written, and paid for by replies.
 
-A `Sending` begins in one of two ways. It holds the turn and writes its first flight itself; or it is
-a passenger, whose first flight leaves with the end of the message before it. What follows is the
+A `Sending` begins in one of two ways. It holds the turn and writes its first flight itself; or it
+is a passenger, whose first flight leaves with the end of the message before it. What follows is the
 same: wait for the flight's replies, write the next one, until the envelope is settled; then the
 message, with whose end the next passenger may leave.
 
 An eager one is all in its first flight. It gives the turn back as soon as that is written, so that
 a window of them is on the way at once: as many as fit the buffers of a socket on either side, for
-then no write waits, and none can be torn by a cancellation while others have replies in front of it.
+then no write waits, and none can be torn by a cancellation while others have replies in front of
+it.
 """
 
 from __future__ import annotations
@@ -104,8 +105,7 @@ class Sending:
             head = channel.session.head
             assert head is not None
             await channel.wait(head)
-        channel.check_open()
-        await checkpoint_if_cancelled()
+        await channel.catch_up(turn)
         is_behind = channel.is_owed_to_others(turn)
         self._plan(channel)
         flight = self._flight(turn)
@@ -210,7 +210,7 @@ class Sending:
         await channel.send_message(body, clock, take_along=True)
 
     def _has_room(self, channel: Channel) -> bool:
-        """Whether neither side's buffers can fill up with what is on the way (RFC 2920 section 3.1)."""
+        """Whether what is on the way cannot fill either side's buffers (RFC 2920 section 3.1)."""
         session = channel.session
         if session.head is None:
             return True

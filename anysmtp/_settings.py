@@ -54,7 +54,8 @@ class Limits:
         if self.keepalive_expiry is not None:
             _checked_seconds("keepalive_expiry", self.keepalive_expiry)
         if self.rate is not None:
-            if not isinstance(self.rate, tuple) or len(self.rate) != 2:
+            rate: Any = self.rate
+            if not isinstance(rate, tuple) or len(rate) != 2:
                 raise TypeError(f"rate is (messages, seconds), not {self.rate!r}")
             _checked_count("the first of rate", self.rate[0])
             _checked_seconds("the second of rate", self.rate[1])

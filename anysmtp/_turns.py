@@ -1,11 +1,10 @@
 """Whose turn it is to write on a channel, and who may ride along.
 
 A `Turn` is the right to write, from the first octet of a conversation to the point from which
-others
-may follow. It is waited for in a fair queue. One who waits with a message that is ready is a
+others may follow. It is waited for in a fair queue. One who waits with a message that is ready is a
 *passenger*: the write that ends the message before his takes his first flight along, so that his
-envelope needs no write and no wait of its own. From then on the turn is his, unless all of his message
-was in that flight.
+envelope needs no write and no wait of its own. From then on the turn is his, unless all of his
+message was in that flight.
 
 Nothing here awaits but the waiting itself, and what is granted to a task that is being cancelled
 is passed on in the same step.
@@ -33,7 +32,8 @@ class Passenger(Protocol):
         ...
 
     def board(self, channel: Channel, turn: Turn) -> bytes:
-        """Plan the transaction and queue what its first flight awaits; its octets, to be written now.
+        """Plan the transaction and queue what its first flight awaits; its octets, to be written
+        now.
 
         Nothing if it cannot begin like that; then nothing has changed.
         """

@@ -123,6 +123,19 @@ class Session:
         return self._awaited[0] if self._awaited else None
 
     @property
+    def last(self) -> Awaited | None:
+        """The command whose reply will be the last of those that are awaited."""
+        return self._awaited[-1] if self._awaited else None
+
+    @property
+    def may_be_followed_now(self) -> bool:
+        """Whether another command may be sent before the last one's reply (RFC 2920)."""
+        last = self.last
+        if last is None:
+            return True
+        return self.extensions.pipelining and last.command.verb in _states.MAY_BE_FOLLOWED
+
+    @property
     def awaits(self) -> int:
         """How many replies are owed by the server."""
         return len(self._awaited)

@@ -38,7 +38,8 @@ _ANY_TIME: dict[str, Phase] = {"EHLO": "ready", "HELO": "ready", "QUIT": "closed
 _STAYS = ("NOOP", "HELP", "VRFY", "EXPN", "other")
 
 
-# A chunk's octets follow its command line, whatever the reply will be; the last one ends the message.
+# A chunk's octets follow its command line, whatever the reply will be; the last one ends the
+# message.
 _CHUNKS: dict[str, Phase] = {"BDAT": "chunks", "BDAT LAST": "ready"}
 CHUNKS = frozenset(_CHUNKS)
 

@@ -1,10 +1,10 @@
 """One mail transaction: from a `Job` and what the server offers to flights, and from replies to
 what is known about each recipient.
 
-Theory of operation. A *flight* is what the client writes before it must wait; each costs one
-round trip. `flight()` gives the commands of the next one, each with what its reply is told to,
-and is asked again when all of these replies have come; an empty flight means that the envelope is
-settled, and `end` says what follows: the message, a lone dot, nothing, or the end of the connection.
+Theory of operation. A *flight* is what the client writes before it must wait; each costs one round
+trip. `flight()` gives the commands of the next one, each with what its reply is told to, and is
+asked again when all of these replies have come; an empty flight means that the envelope is settled,
+and `end` says what follows: the message, a lone dot, nothing, or the end of the connection.
 
     server offers          flights of one message
     ---------------------  --------------------------------------------------------------
@@ -29,8 +29,8 @@ on this connection", or this sender): it is a refusal, and sets `is_stale`, so t
 believed only on a connection that is new. So is a 530: a connection that had been logged in is
 replaced by one that will be.
 
-A transaction has as many recipients as the server takes in one: by its LIMITS (RFC 9422), and by
-a 452 behind the first ones (RFC 5321 section 4.5.3.1.10). The others are `left_over` for a next one.
+A transaction has as many recipients as the server takes in one: by its LIMITS (RFC 9422), and by a
+452 behind the first ones (RFC 5321 section 4.5.3.1.10). The others are `left_over` for a next one.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from . import _connect
 from ._clock import Clock, Timeouts, seconds_for
 from ._connect import STREAM_ERRORS, Link
+from ._monitor import Monitor, Since
 from ._protocol._body import END, DotStuffer
 from ._protocol._commands import Command
 from ._protocol._session import Awaited, Session
@@ -51,6 +52,7 @@ _wire = logging.getLogger("anysmtp.wire")
 ONE_WRITE = 65536
 # Seconds to wait for what a server says when it cuts a message off.
 _LAST_WORDS = 1.0
+_LOST = "the connection was lost"
 _UNFINISHED = "a conversation was not finished"
 # Seconds for a write that the socket's buffers have room for, and that may not be cancelled.
 _SHIELDED_WRITE = 2.0
@@ -102,9 +104,13 @@ class _Waiting:
 class Channel:
     """One session on one stream. Whoever writes holds a turn."""
 
-    def __init__(self, link: Link, timeouts: Timeouts) -> None:
+    def __init__(self, link: Link, timeouts: Timeouts, monitor: Monitor) -> None:
         self.link = link
         self.timeouts = timeouts
+        self.monitor = monitor
+        self.is_in_service = False
+        """Whether it was ever ready for mail: its end is told then."""
+        self._since = Since()
         self.session = Session()
         self.turns = Turns()
         self.is_stale = False
@@ -271,7 +277,9 @@ class Channel:
             await self.break_off("the server spoke before the TLS handshake")
             raise self.spoke_too_soon()
         try:
-            await _connect.encrypt(self.link, context, hint=" although it offered STARTTLS")
+            await _connect.encrypt(
+                self.link, context, self.monitor, hint=" although it offered STARTTLS"
+            )
         except BaseException:
             self._break("the TLS handshake failed")
             raise
@@ -289,8 +297,13 @@ class Channel:
         )
 
     async def break_off(self, reason: str) -> None:
-        """Send nothing any more, and close the stream at once."""
+        """Something went wrong: send nothing any more, and close the stream at once."""
         self._break(reason)
+        await _connect.close(self.link)
+
+    async def close(self, reason: str) -> None:
+        """It is not needed any more: close the stream at once."""
+        self._break(reason, is_lost=False)
         await _connect.close(self.link)
 
     def check_open(self) -> None:
@@ -421,7 +434,7 @@ class Channel:
             data = await self.link.stream.receive()
         except STREAM_ERRORS as error:
             failure = self._lost(error)
-            await self.break_off(str(failure))
+            await self.break_off(_LOST)
             raise failure from error
         finally:
             self._is_read = False
@@ -443,7 +456,7 @@ class Channel:
             error.server = self.link.server
             error.connection_closed = True
             self._breach = (owner, error)
-            self._break(str(error))
+            self._break("the server did not keep to the protocol")
             return False
         if session.out_of_step:
             self._break("the server refused a chunk that it may have read as commands")
@@ -478,8 +491,12 @@ class Channel:
             owed = "a reply was not waited for" if session.awaits else _UNFINISHED
             await self.break_off(self._closing or owed)
 
-    def _break(self, reason: str) -> None:
-        self.session.broken = self.session.broken or reason
+    def _break(self, reason: str, *, is_lost: bool = True) -> None:
+        if self.session.broken is not None:
+            return
+        self.session.broken = reason
+        if self.is_in_service:
+            self.monitor.gone(reason, self._since, self.messages, is_lost=is_lost)
         for waiting in self._waiting:
             waiting.wake()
 

@@ -24,6 +24,7 @@ from anyio.abc import ByteStream, ByteStreamConnectable, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from ._grammar import LOCAL_HOSTNAME
+from ._monitor import Monitor, Since
 from ._reply import Reply
 from .errors import SMTPConnectError, SMTPException, SMTPServerDisconnected, SMTPTLSError
 from .sasl import server_end_point
@@ -106,12 +107,13 @@ async def open_link(endpoint: Endpoint) -> Link:
     return Link(stream, str(endpoint), endpoint.hostname, is_local, port)
 
 
-async def encrypt(link: Link, context: ssl.SSLContext, *, hint: str) -> None:
+async def encrypt(link: Link, context: ssl.SSLContext, monitor: Monitor, *, hint: str) -> None:
     """Put TLS on the link (RFC 8314 section 3). SMTPTLSError, with the stream closed, if it fails.
 
     The closing handshake is left out: an SMTP session ends with QUIT, and every message with a
     reply, so a cut can be told without it.
     """
+    since = Since()
     try:
         link.stream = await TLSStream.wrap(
             link.stream,
@@ -121,11 +123,17 @@ async def encrypt(link: Link, context: ssl.SSLContext, *, hint: str) -> None:
             standard_compatible=False,
         )
     except (*STREAM_ERRORS, ValueError) as error:
+        failure = tls_error(error, link, hint)
+        monitor.not_encrypted(since, failure)
         await close(link)
-        raise tls_error(error, link, hint) from error
-    except BaseException:
+        raise failure from error
+    except BaseException as cancellation:
+        monitor.not_encrypted(since, cancellation)
         await close(link)
         raise
+    cipher: tuple[str, str, int] | None = link.stream.extra(TLSAttribute.cipher, None)
+    version = link.stream.extra(TLSAttribute.tls_version, None)
+    monitor.encrypted(since, version, None if cipher is None else cipher[0])
 
 
 async def close(link: Link) -> None:

@@ -123,7 +123,9 @@ class Channel:
         self._waiting: list[_Waiting] = []
         self._is_read = False
         self._writing = anyio.Lock(fast_acquire=True)
-        self._timed: tuple[Awaited, Turn] | None = None
+        self._timed: Awaited | None = None  # what a clock was started for, and whose
+        self._timed_for: Turn | None = None
+        self._is_timed_for_nobody = False
         self._breach: tuple[object, SMTPProtocolError] | None = None
 
     @property
@@ -145,7 +147,7 @@ class Channel:
     @property
     def is_reusable(self) -> bool:
         """Whether a look at an idle connection finds it as it was left."""
-        return self.is_idle and _connect.looks_alive(self.link.stream)
+        return self.is_idle and _connect.looks_alive(self.link)
 
     def turn(self, turn: Turn | None = None) -> Speaking:
         """``async with channel.turn()``: wait until nobody else writes."""
@@ -211,7 +213,8 @@ class Channel:
             self._trace(">", (command.shown,))
             if octets:
                 self._trace(">", (f"(a message of {octets} octets)",))
-        self._time()
+        if self.session.awaits == 1 or self._is_timed_for_nobody:
+            self._time()
         return awaited
 
     async def write(self, data: bytes, *, is_behind: bool = False) -> None:
@@ -445,17 +448,15 @@ class Channel:
         """Pair what was read with those who await it; whether the session is in order."""
         session = self.session
         session.receive(data)
-        owner: object = None
+        is_traced = _wire.isEnabledFor(logging.DEBUG)
         try:
-            owner = session.head and session.head.owner
             while (pair := session.next_reply()) is not None:
-                if _wire.isEnabledFor(logging.DEBUG):
+                if is_traced:
                     self._trace("<", pair.shown())
-                owner = session.head and session.head.owner
         except SMTPProtocolError as error:
             error.server = self.link.server
             error.connection_closed = True
-            self._breach = (owner, error)
+            self._breach = (session.blamed and session.blamed.owner, error)
             self._break("the server did not keep to the protocol")
             return False
         if session.out_of_step:
@@ -537,9 +538,12 @@ class Channel:
         if head is None or not head.written:
             return
         owner = head.owner or next(self.session.owners, None)
-        if not isinstance(owner, Turn) or owner.clock is None or self._timed == (head, owner):
+        self._is_timed_for_nobody = owner is None
+        if head is self._timed and owner is self._timed_for:
             return
-        self._timed = (head, owner)
+        if not isinstance(owner, Turn) or owner.clock is None:
+            return
+        self._timed, self._timed_for = head, owner
         owner.clock.start(seconds_for(self.timeouts, head.command.verb), head.command.shown)
 
     def _trace(self, direction: str, lines: Iterable[str]) -> None:

@@ -60,10 +60,6 @@ _SERIALISE_IN_THREAD = 128 * 1024
 _NORMALISE_IN_THREAD = 1024 * 1024
 
 
-# Frozen, so it can stand for all that is not given.
-_NO_ENVELOPE = Envelope()
-
-
 class SendOptions(TypedDict, total=False):
     """The keyword options of one send. All are optional."""
 
@@ -82,6 +78,10 @@ class SendOptions(TypedDict, total=False):
     delivery: Delivery[Any] | None
     """What becomes of the message is written here; one that was used before resumes."""
 
+
+_SEND_OPTIONS = frozenset(SendOptions.__annotations__)
+# Frozen, so it can stand for all that is not given.
+_NO_ENVELOPE = Envelope()
 
 # What stands in place of options that the methods of other libraries have.
 _INSTEAD = {"timeout": "a cancel scope around the call, such as anyio.fail_after()"}
@@ -233,7 +233,8 @@ class Asked:
         *,
         require_all: bool,
     ) -> None:
-        if unknown := set(options) - set(SendOptions.__annotations__):
+        if not _SEND_OPTIONS.issuperset(options):
+            unknown = set(options) - _SEND_OPTIONS
             raise no_such_option(unknown, SendOptions, _INSTEAD)
         envelope = _given("envelope", options, Envelope) or _NO_ENVELOPE
         self._sender: AddressLike | None = _one("sender", sender, envelope.sender)
@@ -404,6 +405,8 @@ def _given(name: str, options: SendOptions, kind: type[T]) -> T | None:
 
 def _both(argument: Iterable[str], in_envelope: Iterable[str]) -> tuple[str, ...]:
     """The parameters of an argument and of its namesake in the envelope, checked together."""
+    if argument == () and in_envelope == ():
+        return ()
     return parameters((*parameters(argument), *parameters(in_envelope)))
 
 

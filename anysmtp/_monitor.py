@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from ._delivery import Delivery, Outcome
@@ -32,12 +31,14 @@ _log = logging.getLogger("anysmtp")
 _log.addHandler(logging.NullHandler())
 
 
-@dataclass(frozen=True, slots=True)
 class Since:
     """A moment, by the clock on the wall and by one that is never set back."""
 
-    wall: float = field(default_factory=time.time)
-    steady: float = field(default_factory=time.monotonic)
+    __slots__ = ("steady", "wall")
+
+    def __init__(self) -> None:
+        self.wall = time.time()
+        self.steady = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -193,8 +194,7 @@ class Monitor:
         assert self._observer is not None
         try:
             self._observer(event)
-        except Exception:
-            # It looks on; what it does wrong is not to cost a message.
+        except Exception:  # noqa: BLE001 - it looks on: what it does wrong costs no message
             _log.exception("the observer failed")
 
 

@@ -433,6 +433,7 @@ class Channel:
     async def _read(self) -> None:
         """Read once, for everybody who waits."""
         self._is_read = True
+        self.link.acknowledge_at_once()
         try:
             data = await self.link.stream.receive()
         except STREAM_ERRORS as error:

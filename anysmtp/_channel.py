@@ -115,6 +115,8 @@ class Channel:
         self.turns = Turns()
         self.is_stale = False
         """Whether the server has said that it takes no more mail on this connection."""
+        self.is_pooled = False
+        """Whether it serves whoever has a message: when it is worn out, another one does."""
         self.messages = 0
         """How many transactions were begun."""
         self.max_messages: int | None = None
@@ -183,11 +185,15 @@ class Channel:
         self.check_open()
         last = self.session.last
         if last is not None and not self.session.may_be_followed_now:
-            last.owner = last.owner or turn
-            self._time()
-            await self.wait(last)
+            await self.read_up_to(last, turn)
             self.check_open()
         await checkpoint_if_cancelled()
+
+    async def read_up_to(self, awaited: Awaited, turn: Turn) -> None:
+        """Wait for another one's reply, or for one that nobody else waits for."""
+        awaited.owner = awaited.owner or turn
+        self._time()
+        await self.wait(awaited)
 
     async def read_greeting(self, clock: Clock) -> Reply:
         """Read the reply that a session starts with."""
@@ -315,6 +321,10 @@ class Channel:
             raise self._disconnected(
                 self.session.broken or self._closing or "the server closed the connection"
             )
+
+    def worn_out(self) -> SMTPServerDisconnected:
+        """For a message that came when the last one had begun."""
+        return self._disconnected("the connection takes no other message")
 
     def is_owed_to_others(self, turn: Turn) -> bool:
         """Whether somebody else waits for a reply."""

@@ -230,7 +230,8 @@ class SMTP(BaseMailer):
                 await sending.deliver(channel, turn)
         except SMTPException as error:
             may_repeat = again is None or not again.is_last
-            if may_repeat and (more := leases.again_after(error, ledger, claim, turn)) is not None:
+            more = leases.again_after(error, ledger, claim, turn, is_stale=sending.is_stale)
+            if may_repeat and more is not None:
                 return more
             raise
         else:
@@ -260,6 +261,8 @@ class Borrowed:
         channel = self._claim.connection
         assert channel is not None
         settings = client._settings
+        # Nobody else's message rides along while somebody speaks for himself.
+        channel.is_pooled = False
         self._connection = connection_on(
             channel,
             local_hostname=settings.local_hostname,
@@ -280,6 +283,8 @@ class Borrowed:
         assert self._claim is not None
         assert self._connection is not None
         retire(self._connection)
+        assert self._claim.connection is not None
+        self._claim.connection.is_pooled = True
         await self._client._leases.give_back(self._claim)
 
 

@@ -175,9 +175,18 @@ class Leases:
         )
 
     def again_after(
-        self, error: SMTPException, ledger: Ledger, claim: Claim[Channel], turn: Turn
+        self,
+        error: SMTPException,
+        ledger: Ledger,
+        claim: Claim[Channel],
+        turn: Turn,
+        *,
+        is_stale: bool,
     ) -> Again | None:
-        """Whether a message that has failed so is sent again, without the caller seeing it."""
+        """Whether a message that has failed so is sent again, without the caller seeing it.
+
+        ``is_stale``: its refusal was one of the connection.
+        """
         channel = claim.connection
         assert channel is not None
         if ledger.keys("in_doubt"):
@@ -186,8 +195,8 @@ class Leases:
             self.pool.lower(self.pool.open - 1, anyio.current_time())
             channel.is_stale = True
             return Again("the server wants fewer connections")
-        is_lost = isinstance(error, SMTPServerDisconnected) or channel.is_stale
-        if is_lost and self.was_used(claim, turn):
+        is_lost = is_stale or isinstance(error, SMTPServerDisconnected)
+        if is_lost and (claim.was_used or turn.has_boarded):
             return Again("the connection was worn out, taking a new one", is_last=True)
         return None
 
@@ -236,6 +245,7 @@ class Leases:
             self.settings.limits.max_messages_per_connection,
             channel.session.extensions.limits.get("MAILMAX"),
         )
+        channel.is_pooled = True
         channel.turns.others = lambda: self._next_passenger(channel)
         self.pool.opened(claim, channel)
         return True
@@ -259,6 +269,8 @@ class Leases:
 
     def _next_passenger(self, channel: Channel) -> Turn | None:
         """Who waits first for a connection, if he has a message that may ride along."""
+        if not channel.is_pooled:
+            return None
         claim = self.pool.next
         if claim is None:
             feed = self._feeds.get(channel)
@@ -269,11 +281,6 @@ class Leases:
         assert isinstance(turn, Turn)
         turn.on_boarding = partial(self.pool.board, claim, channel)
         return turn
-
-    def was_used(self, claim: Claim[Channel], turn: Turn) -> bool:
-        """Whether the connection had served somebody before."""
-        slot = claim.slot
-        return turn.has_boarded or (slot is not None and (slot.was_used or slot.users > 1))
 
     async def _let_go(self, claim: Claim[Channel], turn: Turn) -> None:
         """The task went away before it used what it asked for."""

@@ -458,7 +458,8 @@ class _Conveyor:
         except SMTPException as caught:
             error = caught
             if item.again is None or not item.again.is_last:
-                again = self._leases.again_after(error, item.book.ledger, claim, item.turn)
+                ledger, is_stale = item.book.ledger, item.sending.is_stale
+                again = self._leases.again_after(error, ledger, claim, item.turn, is_stale=is_stale)
         self._aboard.popleft()
         self._stream.settle(item, error, again)
 

@@ -110,7 +110,7 @@ class Session(Configured):
         """What is known of the connection under one of asyncio's keys; None if it is not known.
 
         ``peername``, ``sockname``, ``socket``, ``sslcontext``; under TLS that was there from the
-        first octet ``sslobject``, ``cipher``, ``peercert`` and ``compression`` too.
+        first octet ``ssl_object``, ``cipher``, ``peercert`` and ``compression`` too.
         SMTPServerDisconnected without a connection.
         """
         if not self.is_connected or self.transport is None:

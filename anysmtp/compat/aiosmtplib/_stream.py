@@ -26,6 +26,8 @@ _INFO = {
     "peername": SocketAttribute.remote_address,
     "sockname": SocketAttribute.local_address,
     "socket": SocketAttribute.raw_socket,
+    "ssl_object": TLSAttribute.ssl_object,
+    # As aiosmtplib documents it, though asyncio does not.
     "sslobject": TLSAttribute.ssl_object,
     "cipher": TLSAttribute.cipher,
     "peercert": TLSAttribute.peer_certificate,
@@ -43,12 +45,10 @@ class ClientStream(ByteStream):
     def take_greeting(self) -> SMTPResponse:
         """The first reply that came, once somebody has read it and found it in order."""
         heard, self._heard = bytes(self._heard or b""), None
-        lines: list[bytes] = []
-        for line in heard.split(b"\n"):
-            lines.append(line[4:].strip())
-            if line[3:4] != b"-":
-                break
-        return SMTPResponse(int(heard[:3]), b"\n".join(lines).decode("utf-8", "surrogateescape"))
+        lines = heard.split(b"\n")
+        last = next(number for number, line in enumerate(lines) if line[3:4] != b"-")
+        text = b"\n".join(line[4:].strip() for line in lines[: last + 1])
+        return SMTPResponse(int(heard[:3]), text.decode("utf-8", "surrogateescape"))
 
     def info(self, key: str) -> Any:
         """What an asyncio transport would say under this key; None if it is not known."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import socket
 import ssl
-import types
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -114,11 +113,14 @@ def test_close_outside_of_the_event_loop_forgets_the_connection(
 def test_what_closes_a_connection_is_not_run_for_ever() -> None:
     rounds: list[int] = []
 
-    @types.coroutine
-    def close_slowly() -> Generator[None, None, None]:
-        for number in range(1000):
-            rounds.append(number)
-            yield
+    class Rounds:
+        def __await__(self) -> Generator[None, None, None]:
+            for number in range(1000):
+                rounds.append(number)
+                yield
+
+    async def close_slowly() -> None:
+        await Rounds()
 
     _run_now(close_slowly())
     assert len(rounds) < 1000

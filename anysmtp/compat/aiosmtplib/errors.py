@@ -51,11 +51,10 @@ class SMTPException(Exception):
     """Anything below."""
 
     message: str
-    args: tuple[Any, ...]
 
     def __init__(self, message: str, /) -> None:
         # Not through OSError's own, which would read two arguments as an error number and a text.
-        self.args = (message,)
+        self.args: tuple[Any, ...] = (message,)
         self.message = message
 
 
@@ -94,7 +93,7 @@ class SMTPResponseException(SMTPException):
 
     def __init__(self, code: int, message: str, /) -> None:
         super().__init__(message)
-        self.args = (code, message)
+        self.args: tuple[Any, ...] = (code, message)
         self.code = code
 
 
@@ -121,7 +120,7 @@ class SMTPSenderRefused(SMTPResponseException):
 
     def __init__(self, code: int, message: str, sender: str, /) -> None:
         super().__init__(code, message)
-        self.args = (code, message, sender)
+        self.args: tuple[Any, ...] = (code, message, sender)
         self.sender = sender
 
 
@@ -132,7 +131,7 @@ class SMTPRecipientRefused(SMTPResponseException):
 
     def __init__(self, code: int, message: str, recipient: str, /) -> None:
         super().__init__(code, message)
-        self.args = (code, message, recipient)
+        self.args: tuple[Any, ...] = (code, message, recipient)
         self.recipient = recipient
 
 
@@ -143,5 +142,5 @@ class SMTPRecipientsRefused(SMTPException):
 
     def __init__(self, recipients: list[SMTPRecipientRefused], /) -> None:
         super().__init__(f"{len(recipients)} recipients refused")
-        self.args = (recipients,)
+        self.args: tuple[Any, ...] = (recipients,)
         self.recipients = recipients

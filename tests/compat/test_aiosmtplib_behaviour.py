@@ -558,7 +558,8 @@ async def test_timeouts_of_calls(lib: Any) -> None:
             await client.connect()
             with pytest.raises(lib.SMTPTimeoutError) as caught:
                 await call(timeout=0.1 if call == client.noop else 0)
-            assert isinstance(caught.value, TimeoutError)
+            # aiosmtplib's is asyncio's, which is another one than the built-in on Python 3.10.
+            assert "TimeoutError" in {base.__name__ for base in type(caught.value).__mro__}
             assert not client.is_connected
         with pytest.raises(lib.SMTPConnectTimeoutError) as at_once:
             await client.connect(timeout=0)

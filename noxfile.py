@@ -86,13 +86,13 @@ def floor(requirement: Requirement) -> Requirement:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """The tests, on both backends."""
-    install_wheel(session, "trio,demo", *group("test"))
+    install_wheel(session, "trio,demo", *group("test"), *group("compare"))
     run_tests(session)
 
 
 @nox.session
 def asyncio_only(session: nox.Session) -> None:
-    """The tests where trio is not installed."""
+    """The tests where trio, and aiosmtplib, are not installed."""
     install_wheel(session, "demo", *group("test"))
     found = session.run("python", "-c", FIND_TRIO, silent=True)
     if found != "None\n":
@@ -111,7 +111,7 @@ def lowest(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[-1])
 def coverage(session: nox.Session) -> None:
     """Branch coverage of the package by the tests, on both backends together: all of it."""
-    install_wheel(session, "trio,demo", *group("test"), *group("coverage"))
+    install_wheel(session, "trio,demo", *group("test"), *group("compare"), *group("coverage"))
     data = temporary_folder(session) / "coverage"
     for stale in data.parent.glob("coverage*"):
         stale.unlink()

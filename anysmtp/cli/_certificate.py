@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
+if TYPE_CHECKING:
+    from cryptography import x509
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,10 @@ class Certificate:
 
 def read_certificate(der: bytes) -> Certificate | None:
     """Take a certificate apart; None if it is too odd for that, though TLS took it."""
+    # Imported here, because no other command needs it.
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+
     try:
         certificate = x509.load_der_x509_certificate(der)
         return Certificate(
@@ -49,6 +54,8 @@ def read_certificate(der: bytes) -> Certificate | None:
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
+    from cryptography import x509
+
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:

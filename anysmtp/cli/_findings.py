@@ -86,7 +86,6 @@ def _about_the_way(seen: Seen) -> Iterator[Finding]:
 
 
 _ENDS: Mapping[str, tuple[str, str]] = {
-    "silent": ("silent", "it can be connected to, but says nothing"),
     "refused": ("refused", "the server does not want to talk"),
     "lost": ("lost", "the connection came to an early end"),
 }
@@ -99,6 +98,9 @@ def _about_tls(seen: Seen) -> Iterator[Finding]:
     encrypts = any(a.plan.mode == "implicit" and a.tls is not None for a in seen.attempts)
     if silent and encrypts:
         yield _tls_at_once(seen.target)
+    elif silent:
+        text = "it can be connected to, but says nothing, and does not answer to TLS either"
+        yield _problem("silent", text)
     if kinds.get("implicit") == "not TLS":
         yield _problem(
             "wrong_tls_mode",
@@ -110,7 +112,7 @@ def _about_tls(seen: Seen) -> Iterator[Finding]:
         failure = attempt.failure
         if failure is not None and failure.kind == "STARTTLS refused":
             yield _problem("starttls_refused", f"STARTTLS is offered, and refused: {failure.text}")
-        elif failure is not None and failure.kind == "handshake" and not (silent and not encrypts):
+        elif failure is not None and failure.kind == "handshake" and not silent:
             yield _problem("tls_handshake", f"the TLS handshake fails: {failure.text}")
 
 

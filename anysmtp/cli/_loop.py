@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 import anyio
+from anyio.abc import TaskStatus
 
 from ._exit import Exit
 
@@ -28,12 +29,12 @@ def run(
         interrupted = anyio.Event()
         async with anyio.create_task_group() as group:
 
-            async def watch() -> None:
-                await _ctrl_c()
+            async def watch(*, task_status: TaskStatus[None]) -> None:
+                await _ctrl_c(task_status)
                 interrupted.set()
                 group.cancel_scope.cancel()
 
-            group.start_soon(watch)
+            await group.start(watch)
             await work()
             group.cancel_scope.cancel()
         if interrupted.is_set():
@@ -46,13 +47,15 @@ def run(
         _leave(last_words())
 
 
-async def _ctrl_c() -> None:
+async def _ctrl_c(task_status: TaskStatus[None]) -> None:
     """Return when Ctrl-C is pressed."""
     try:
         with anyio.open_signal_receiver(signal.SIGINT) as signals:
+            task_status.started()
             async for _ in signals:
                 return
     except NotImplementedError:  # pragma: no cover - Windows, where asyncio cancels the main task
+        task_status.started()
         await anyio.sleep_forever()
 
 

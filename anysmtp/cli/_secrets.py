@@ -54,7 +54,8 @@ def _from_keyring(username: str, hostname: str) -> str | None:
         found: str | None = keyring.get_password(hostname, username)
     except errors.KeyringError as error:
         # A machine without a desktop has nothing behind the package, and there are other places.
-        click.echo(f"the keyring was of no help: {error or type(error).__name__}", err=True)
+        why = str(error) or type(error).__name__
+        click.echo(f"the keyring was of no help: {why}", err=True)
         return None
     return found
 

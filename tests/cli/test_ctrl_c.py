@@ -149,7 +149,7 @@ class Left(BaseException):
 @pytest.fixture
 def _leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(code: int) -> NoReturn:
-        raise Left(code)
+        raise Left(int(code))
 
     monkeypatch.setattr(os, "_exit", leave)
 

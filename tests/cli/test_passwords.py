@@ -9,6 +9,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,8 +70,9 @@ def keyring(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
 
 
 def send(*arguments: str, terminal: bool = False, **variables: str) -> Ran:
-    variables = {"ANYSMTP_URL": URL, **variables}
-    return cli("send", *NEW, *arguments, terminal=terminal, **variables)
+    variables.setdefault("ANYSMTP_URL", URL)
+    given: dict[str, Any] = {"terminal": terminal, **variables}
+    return cli("send", *NEW, *arguments, **given)
 
 
 def test_it_comes_from_the_environment(passwords: list[str | None]) -> None:
@@ -119,7 +121,12 @@ def test_what_the_keyring_does_not_have_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keyring(answer)
-    monkeypatch.setattr("click.termui.hidden_prompt_func", lambda _: SECRET)
+
+    def ask(prompt: str) -> str:
+        assert prompt == "Password of ann at localhost: "
+        return SECRET
+
+    monkeypatch.setattr("click.termui.hidden_prompt_func", ask)
     ran = send(terminal=True)
     assert passwords == [SECRET]
     assert said in ran.errors

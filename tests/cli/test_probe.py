@@ -118,9 +118,9 @@ STEPS = {
 def test_each_step_has_its_time_and_its_round_trips(
     how: str, which: str, certificates: Certificates, ca: tuple[str, str]
 ) -> None:
-    context = getattr(certificates, which)
+    options: dict[str, Any] = {how: getattr(certificates, which)}
     mode = how.removesuffix("_tls")
-    with ThreadedServer(**{how: context}) as server:
+    with ThreadedServer(**options) as server:
         ran = probe(server, *ca, "--json", "--tls", mode)
     steps = ran.value["steps"]
     expected = ["look-up 0", "connect", *STEPS[how, which], "NOOP", "QUIT"]
@@ -154,7 +154,8 @@ CERTIFICATES = {
 def test_a_bad_certificate_is_told_and_shown(
     which: str, how: str, certificates: Certificates, ca: tuple[str, str]
 ) -> None:
-    with ThreadedServer(**{how: getattr(certificates, which)}) as server:
+    options: dict[str, Any] = {how: getattr(certificates, which)}
+    with ThreadedServer(**options) as server:
         ran = probe(server, *ca, "--json", "--tls", how.removesuffix("_tls"))
     assert ran.code == Exit.TROUBLE
     assert codes(ran) == CERTIFICATES[which]
@@ -249,7 +250,8 @@ def test_starttls_that_is_refused_is_a_problem(
 def test_tls_that_is_too_old_is_a_problem(
     how: str, certificates: Certificates, ca: tuple[str, str]
 ) -> None:
-    with ThreadedServer(**{how: certificates.server_old}, strict=False) as server:
+    options: dict[str, Any] = {how: certificates.server_old}
+    with ThreadedServer(**options, strict=False) as server:
         ran = probe(server, *ca, "--json", "--tls", how.removesuffix("_tls"))
     assert codes(ran) == ["tls_handshake"]
     if how == "starttls":
@@ -347,7 +349,7 @@ def test_a_name_that_is_too_long_is_exit_code_5() -> None:
 
 
 def test_a_look_up_that_takes_too_long_is_exit_code_5(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def getaddrinfo(*_: object, **__: object) -> object:
+    async def getaddrinfo(*_: object, **__: object) -> None:
         await anyio.sleep_forever()
 
     monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)

@@ -144,8 +144,8 @@ def test_the_mode_of_tls_is_an_option_too(
 ) -> None:
     url = f"smtp://ann@localhost:{aiosmtpd_implicit.port}"
     options = ("--tls", "implicit", "--cafile", str(certificates.cafile))
-    variables = {"ANYSMTP_URL": url, "ANYSMTP_PASSWORD": USERS["ann"]}
-    assert cli("send", *NEW, *options, **variables).code == Exit.OK
+    ran = cli("send", *NEW, *options, ANYSMTP_URL=url, ANYSMTP_PASSWORD=USERS["ann"])
+    assert ran.code == Exit.OK
 
 
 # ---- how it can end

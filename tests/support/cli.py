@@ -11,9 +11,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from anysmtp.__main__ import main
@@ -85,10 +85,12 @@ def cli_process(
     return Ran(ran.returncode, ran.stdout.decode(), ran.stderr.decode())
 
 
-def shape(value: object) -> object:
+def shape(value: Any) -> Any:
     """The structure of a JSON value: its keys, and the types of what is under them."""
-    if isinstance(value, Mapping):
-        return {key: shape(inner) for key, inner in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [shape(inner) for inner in value[:1]]
-    return type(value)
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return {key: shape(inner) for key, inner in members.items()}
+    if isinstance(value, list):
+        return [shape(inner) for inner in cast("list[Any]", value)[:1]]
+    kind: type = type(value)
+    return kind

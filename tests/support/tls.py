@@ -54,16 +54,18 @@ class Certificates:
     @cached_property
     def server_expired(self) -> ssl.SSLContext:
         """Its certificate was good in 2001."""
-        start, end = (datetime(2001, month, 1, tzinfo=timezone.utc) for month in (1, 2))
-        certificate = self.ca.issue_cert(*SERVER_NAMES, not_before=start, not_after=end)
-        return self._server_like("expired.pem", certificate)
+        return self.server_of_2001(*SERVER_NAMES)
 
     @cached_property
     def server_expired_and_misnamed(self) -> ssl.SSLContext:
         """It was good in 2001, for another server."""
+        return self.server_of_2001("old.example.org")
+
+    def server_of_2001(self, *names: str) -> ssl.SSLContext:
+        """For a server of these names, in 2001; made anew each time."""
         start, end = (datetime(2001, month, 1, tzinfo=timezone.utc) for month in (1, 2))
-        certificate = self.ca.issue_cert("old.example.org", not_before=start, not_after=end)
-        return self._server_like("expired-misnamed.pem", certificate)
+        certificate = self.ca.issue_cert(*names, not_before=start, not_after=end)
+        return self._server_like("old.pem", certificate)
 
     @cached_property
     def server_not_yet_valid(self) -> ssl.SSLContext:

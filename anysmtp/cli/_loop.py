@@ -8,10 +8,10 @@ both of them wait for threads, and the thread in which a name is looked up canno
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from os import _exit as exit_at_once
 from typing import NoReturn
 
 import anyio
@@ -62,4 +62,4 @@ async def _ctrl_c(task_status: TaskStatus[None]) -> None:
 def _leave(code: Exit) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    exit_at_once(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -151,7 +150,7 @@ def _leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(code: int) -> NoReturn:
         raise Left(int(code))
 
-    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(_loop, "exit_at_once", leave)
 
 
 @pytest.mark.usefixtures("_leaves")

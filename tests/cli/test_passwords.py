@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
-import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -16,7 +13,7 @@ import pytest
 from anysmtp.cli import _app, _secrets
 from anysmtp.cli._exit import Exit
 from support.aiosmtpd_server import AiosmtpdServer
-from support.cli import Ran, cli, command, environment
+from support.cli import Ran, cli
 from support.tls import Certificates
 
 SECRET = "Wr0ng&hors3-Pq7xJ2"
@@ -123,7 +120,6 @@ def test_what_the_keyring_does_not_have_is_asked_for(
     keyring(answer)
 
     def ask(prompt: str) -> str:
-        assert prompt == "Password of ann at localhost: "
         return SECRET
 
     monkeypatch.setattr("click.termui.hidden_prompt_func", ask)
@@ -227,48 +223,6 @@ def test_it_is_in_no_output(known: str, options: list[str], certificates: Certif
             )
             assert ran.code == (Exit.OK if known == SECRET else Exit.REFUSED)
             assert SECRET not in ran.output + ran.errors
-
-
-def test_a_person_is_asked_at_a_terminal_that_does_not_show_what_is_typed(
-    aiosmtpd_starttls: AiosmtpdServer, certificates: Certificates
-) -> None:
-    pty = pytest.importorskip("pty", reason="there are no pseudo-terminals here")
-    ours, theirs = pty.openpty()
-    url = f"smtp://ann@localhost:{aiosmtpd_starttls.port}"
-    arguments = command("send", *NEW, "--server", url, "--cafile", str(certificates.cafile), "-v")
-    shown = ""
-    with subprocess.Popen(
-        arguments,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment(),
-        start_new_session=True,
-    ) as process:
-        os.close(theirs)
-        try:
-            while "Password of ann at localhost: " not in shown:
-                shown += _read(ours)
-            os.write(ours, b"correct horse\n")
-            while piece := _read(ours):
-                shown += piece
-        finally:
-            process.kill()
-    os.close(ours)
-    assert "accepted for bob@x.test" in shown
-    assert "horse" not in shown
-    assert aiosmtpd_starttls.messages[0].username == "ann"
-
-
-def _read(terminal: int) -> str:
-    """What is there to read; nothing at the end of the other side."""
-    ready, _, _ = select.select([terminal], [], [], 30)
-    assert ready, "the terminal is silent"
-    try:
-        return os.read(terminal, 65536).decode()
-    except OSError:
-        # Linux says EIO when nobody holds the other side any more.
-        return ""
 
 
 def test_the_name_of_the_variable_is_in_the_help() -> None:

@@ -13,10 +13,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias
 from unittest import mock
 
 from anysmtp.__main__ import main
+
+JSON: TypeAlias = dict[str, "JSON"] | list["JSON"] | str | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,10 @@ def cli_process(
     return Ran(ran.returncode, ran.stdout.decode(), ran.stderr.decode())
 
 
-def shape(value: Any) -> Any:
+def shape(value: JSON) -> object:
     """The structure of a JSON value: its keys, and the types of what is under them."""
     if isinstance(value, dict):
-        members = cast("dict[str, Any]", value)
-        return {key: shape(inner) for key, inner in members.items()}
+        return {key: shape(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [shape(inner) for inner in cast("list[Any]", value)[:1]]
-    kind: type = type(value)
-    return kind
+        return [shape(inner) for inner in value[:1]]
+    return type(value)

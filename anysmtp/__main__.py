@@ -34,9 +34,9 @@ def _without_the_extra(arguments: list[str], missing: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"anysmtp {__version__}")
         return 0
-    needed = " and ".join(missing)
     print(
-        f"anysmtp needs {needed} for everything but its demo: pip install 'anysmtp[cli]'",
+        "everything but `anysmtp demo` needs more to be installed: pip install 'anysmtp[cli]' "
+        f"(not found: {', '.join(missing)})",
         file=sys.stderr,
     )
     return 1

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,11 @@ import anysmtp
 from anysmtp.__main__ import main
 from anysmtp.cli import _demo
 from anysmtp.cli._demo_server import DemoServer
+from support.cli import hide
 
-find_spec = importlib.util.find_spec
-needs_trio = pytest.mark.skipif(find_spec("trio") is None, reason="trio is not installed")
-
-
-def hide(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """These modules are not installed, it seems."""
-
-    def find(name: str) -> ModuleSpec | None:
-        return None if name in names else find_spec(name)
-
-    monkeypatch.setattr(importlib.util, "find_spec", find)
+needs_trio = pytest.mark.skipif(
+    importlib.util.find_spec("trio") is None, reason="trio is not installed"
+)
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -186,8 +186,8 @@ def _about_what_is_offered(seen: Seen) -> Iterator[Finding]:
     if in_clear is not None and (plain := [name for name in _PLAIN if name in in_clear.auth]):
         yield _note(
             "login_in_clear",
-            f"{' and '.join(plain)} is offered before TLS: a client that does not insist on TLS "
-            "shows the password to everybody on the way",
+            f"a login is offered before TLS ({', '.join(plain)}): a client that does not insist on "
+            "TLS shows the password to everybody on the way",
         )
     if seen.target.port in _SUBMISSION_PORTS and under_tls is not None and not under_tls.auth:
         yield _note("no_login", "no login is offered, although this port is for submission")

@@ -193,7 +193,7 @@ async def _connect(seen: Seen, attempt: Attempt) -> ByteStream | None:
             continue
         attempt.steps.append(Step("connect", time.perf_counter() - start, 1))
         return stream
-    attempt.failure = Failure("unreachable", next(iter(seen.dead.values())))
+    attempt.failure = Failure("unreachable", next(iter(seen.dead.values()), "no address"))
     return None
 
 
@@ -266,7 +266,7 @@ async def _context(target: Target, attempt: Attempt, watch: Stopwatch) -> ssl.SS
 def _failure(error: Exception, tap: Tap) -> Failure:
     """What an exception says about the server; the most specific comes first."""
     reply = error.reply if isinstance(error, SMTPException) else None
-    # Before TLS is on, what is read is not the library's: then the errors are not, either.
+    # A handshake that is begun here, and not by the library, fails with errors of other kinds.
     in_handshake = isinstance(error, SMTPTLSError) or not isinstance(error, SMTPException)
     cause = error.__cause__ if isinstance(error, SMTPException) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
@@ -276,7 +276,8 @@ def _failure(error: Exception, tap: Tap) -> Failure:
     if in_handshake and tap.head[:3].isdigit() and tap.greeting is None:
         return Failure("not TLS", tap.head.decode("utf-8", "replace").strip())
     if in_handshake:
-        return Failure("handshake", _reason(cause or error) or "no answer")
+        why = cause if isinstance(cause, _STREAM_ERRORS) else error
+        return Failure("handshake", _reason(why) or "no answer")
     if reply is not None:
         return Failure("refused", str(reply))
     if isinstance(error, SMTPTimeoutError) and not tap.head:

@@ -87,6 +87,7 @@ def probe(
     Without a port it is 587, or 465 with --tls implicit. Nothing is sent, and nobody logs in.
     """
     host, port = server
+    # Each connection has a context of its own; here it is found out whether there can be one.
     tls_context(cafile)
     target = Target(
         host,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import os
 import subprocess
 import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import anyio
@@ -18,18 +16,7 @@ import anysmtp
 from anysmtp.__main__ import main
 from anysmtp.cli import _demo
 from anysmtp.cli._exit import Exit
-from support.cli import cli, cli_process, command, environment
-
-find_spec = importlib.util.find_spec
-
-
-def hide(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """These modules are not installed, it seems."""
-
-    def find(name: str) -> ModuleSpec | None:
-        return None if name in names else find_spec(name)
-
-    monkeypatch.setattr(importlib.util, "find_spec", find)
+from support.cli import cli, cli_process, command, environment, hide
 
 
 def test_without_a_command_there_is_help() -> None:
@@ -82,7 +69,8 @@ def test_without_its_extra_it_says_in_one_line_how_to_install_it(
     ran = cli(*arguments)
     assert (ran.code, ran.output) == (1, "")
     assert ran.errors == (
-        "anysmtp needs click and rich for everything but its demo: pip install 'anysmtp[cli]'\n"
+        "everything but `anysmtp demo` needs more to be installed: pip install 'anysmtp[cli]' "
+        "(not found: click, rich)\n"
     )
 
 

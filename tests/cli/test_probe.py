@@ -246,6 +246,16 @@ def test_starttls_that_is_refused_is_a_problem(
     assert "454 4.7.0 TLS not available" in ran.value["findings"][0]["text"]
 
 
+def test_what_is_said_too_soon_behind_starttls_is_a_problem(
+    certificates: Certificates, ca: tuple[str, str]
+) -> None:
+    script: dict[str, Answer] = {"STARTTLS": b"220 go\r\n250 injected\r\n"}
+    with ThreadedServer(starttls=certificates.server, script=script, strict=False) as server:
+        ran = probe(server, *ca, "--json")
+    assert (ran.code, codes(ran)) == (Exit.TROUBLE, ["tls_handshake"])
+    assert "more than one reply came before the TLS handshake" in ran.value["findings"][0]["text"]
+
+
 @pytest.mark.parametrize("how", ["starttls", "implicit_tls"])
 def test_tls_that_is_too_old_is_a_problem(
     how: str, certificates: Certificates, ca: tuple[str, str]
@@ -266,7 +276,7 @@ def test_a_login_before_tls_is_a_note(certificates: Certificates, ca: tuple[str,
     with ThreadedServer(starttls=certificates.server, keywords=keywords) as server:
         ran = probe(server, *ca)
     assert ran.code == Exit.OK
-    assert "note   PLAIN and LOGIN is offered before TLS" in ran.output
+    assert "note   a login is offered before TLS (PLAIN, LOGIN)" in ran.output
 
 
 def test_an_odd_reply_to_ehlo_is_a_note() -> None:

@@ -6,6 +6,7 @@ Nothing of the caller's environment gets in: no server, user name or password th
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -13,10 +14,15 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from typing import Any, TypeAlias
 from unittest import mock
 
+import pytest
+
 from anysmtp.__main__ import main
+
+_READ = ("ANYSMTP_URL", "ANYSMTP_USERNAME", "ANYSMTP_PASSWORD", "ANYSMTP_BACKEND")
 
 JSON: TypeAlias = dict[str, "JSON"] | list["JSON"] | str | float | bool | None
 
@@ -36,10 +42,19 @@ class Ran:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("ANYSMTP_URL")}
-    for name in ("ANYSMTP_USERNAME", "ANYSMTP_PASSWORD", "ANYSMTP_BACKEND"):
-        ours.pop(name, None)
-    return {**ours, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", **variables}
+    """That of this process, without what the command line would read in it."""
+    inherited = {name: value for name, value in os.environ.items() if name not in _READ}
+    return {**inherited, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", **variables}
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """These modules are not installed, it seems."""
+    find_spec = importlib.util.find_spec
+
+    def find(name: str) -> ModuleSpec | None:
+        return None if name in names else find_spec(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
 
 
 def cli(*arguments: str, stdin: bytes = b"", terminal: bool = False, **variables: str) -> Ran:

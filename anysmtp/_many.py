@@ -62,16 +62,17 @@ _READ_AHEAD_OCTETS = 4 * 1024 * 1024
 _TURN = 16
 
 _END = object()
+_ONE_MAIL = (Message, Mail, str, bytes, bytearray, memoryview)
 
 
 def source_of(mails: Any) -> Source:
     """The argument of `send_many`, if it is a source of mails. TypeError for what is one mail."""
-    is_one = isinstance(mails, (Message, Mail, str, bytes, bytearray, memoryview))
-    if is_one or not isinstance(mails, (Iterable, AsyncIterable)):
-        raise TypeError(
-            f"mails are an iterable or async iterable of messages, not {type(mails).__name__}"
-        )
-    return mails
+    is_one = isinstance(mails, _ONE_MAIL)
+    if is_one or not (hasattr(mails, "__iter__") or hasattr(mails, "__aiter__")):
+        kind: type = type(mails)
+        raise TypeError(f"mails are an iterable or async iterable of messages, not {kind.__name__}")
+    source: Source = mails
+    return source
 
 
 class _Item:
@@ -257,11 +258,12 @@ class _Stream(AsyncIterator[Delivery[Any]]):
             await self._room.wait()
         return not self._is_stuck
 
-    async def _put_in_line(self, mail: object) -> None:
+    async def _put_in_line(self, mail: Any) -> None:
         """Serialise a mail; one that cannot be sent ends here, in its Delivery."""
         if isinstance(mail, Message):
-            mail = Mail(mail)
-        delivery = Delivery[Any](key=mail.key if isinstance(mail, Mail) else None)
+            message: Message = mail
+            mail = Mail(message)
+        delivery = Delivery[Any](key=getattr(mail, "key", None))
         item = _Item(self._numbers, delivery)
         self._numbers += 1
         ledger = ledger_of(delivery)
@@ -276,7 +278,7 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         self._octets_in_line += item.job.content.size
         self._hire()
 
-    async def _open_book(self, item: _Item, mail: object) -> None:
+    async def _open_book(self, item: _Item, mail: Mail[Any]) -> None:
         if not isinstance(mail, Mail):
             raise TypeError(f"a mail is a message object or a Mail, not {type(mail).__name__}")
         settings = self._leases.settings

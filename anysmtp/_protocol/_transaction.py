@@ -148,11 +148,11 @@ class Transaction:
 
     def flight(self) -> list[tuple[Command, Sink]]:
         """The commands to write now; empty when the envelope is settled."""
-        plan = self._plan
+        plan, flight = self._plan, list[tuple[Command, Sink]]()
         if self.is_eager:
-            flight, self._plan = [*plan], deque[tuple[Command, Sink]]()
+            flight.extend(plan)
+            plan.clear()
             return flight
-        flight = []
         limit = MAX_FLIGHT if self._pipelining else 1
         while self._refusal is None and plan and len(flight) < limit:
             if plan[0][0] is _commands.DATA and not self._data_may_go(riding=bool(flight)):

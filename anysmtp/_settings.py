@@ -269,7 +269,11 @@ def _function(name: str, value: Any) -> Any:
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(cast("tuple[Any, ...]", value)) == 2
+    match value:
+        case (_, _):
+            return isinstance(value, tuple)
+        case _:
+            return False
 
 
 def _checked_count(name: str, number: Any) -> None:

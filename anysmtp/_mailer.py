@@ -54,10 +54,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Octets from which the work on a message is done in a worker thread, which costs 0.1 ms to use:
-# serialising takes about 9 ms a MiB, looking for line ends 1 ms.
-_SERIALISE_IN_THREAD = 128 * 1024
-_NORMALISE_IN_THREAD = 1024 * 1024
+# Octets from which the work on a message is done in a worker thread, about 2 ms of it: a busy event
+# loop waits longer for a thread's result than for less.
+_IN_THREAD = 4 * 1024 * 1024
 
 
 class SendOptions(TypedDict, total=False):
@@ -210,7 +209,7 @@ async def raw_content(message: RawMessage) -> RawContent:
         )
     # What the caller can change while a thread works on it is copied now.
     raw = message if isinstance(message, (bytes, str)) else bytes(message)
-    return await _run(lambda: RawContent(raw), len(raw) > _NORMALISE_IN_THREAD)
+    return await _run(lambda: RawContent(raw), len(raw) > _IN_THREAD)
 
 
 def no_such_option(unknown: set[str], options: type, instead: Mapping[str, str]) -> TypeError:
@@ -298,7 +297,7 @@ class Book:
             add_missing_headers=add_missing_headers,
             message_id=self.ledger.message_id,
         )
-        in_thread = estimate_size(message) > _SERIALISE_IN_THREAD
+        in_thread = estimate_size(message) > _IN_THREAD
 
         async def serialised(*, seven_bit: bool = False) -> Content:
             return await _run(

@@ -1,24 +1,41 @@
-"""A send that is stopped at its k-th await, for every k, in every way in which callers do.
+"""What is stopped at its k-th await, for every k, in every way in which callers do.
 
 After each, the server's own log is the judge: what was called not_sent it never got, nothing it
-got twice, the next message gets its own replies, and nothing is left open.
+got twice, other tasks' messages it got, and the next one gets its own replies. The pool is in
+order, and nothing is left open.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import anyio
 import pytest
 
-from anysmtp import Delivery
+from anysmtp import SMTP, Delivery, Limits, Retry, SMTPServerDisconnected
 from support.bench import LARGE, SMALL, TRANSPORTS, Bench, Transport, send
 from support.cancel import How, cancel_at
 from support.fixtures import Tally
 from support.leaks import no_leaks
+from support.script import DROP
+from support.scripted import DEFAULT_KEYWORDS
+from support.sends import Send
+from support.stage import Stage, judge, start_in_order
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
 
 # More than any scenario has.
 BOUND = 500
+# Every await; with ANYSMTP_QUICK, for a further Python or an older dependency, every third.
+EACH = 3 if os.environ.get("ANYSMTP_QUICK") else 1
+
+CHUNKING = (*DEFAULT_KEYWORDS, "CHUNKING")
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
@@ -34,7 +51,7 @@ async def test_stopping_a_send_at_any_await_harms_nobody(
 ) -> None:
     deliveries: dict[str, Delivery[None]] = {}
     async with Bench(transport, certificates) as bench, no_leaks():
-        for k in range(1, BOUND):
+        for k in range(1, BOUND, EACH):
             subject = f"stopped at {k}"
             delivery = deliveries[subject] = Delivery()
             async with bench.client() as smtp:
@@ -61,3 +78,244 @@ async def test_stopping_a_send_at_any_await_harms_nobody(
     assert outcomes[0] == "not_sent"
     assert outcomes[-1] == "accepted"
     assert "in_doubt" in outcomes
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What happens between a client and a server, with something in it that is stopped."""
+
+    play: Callable[[Stage], Awaitable[None]]
+    connections: int = 1
+    keywords: tuple[str, ...] = DEFAULT_KEYWORDS
+    limits: dict[str, Any] = field(default_factory=dict[str, Any])
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def client(self, bench: Bench) -> SMTP:
+        limits = Limits(max_connections=self.connections, **self.limits)
+        return bench.client(limits=limits, **self.options)
+
+
+# One connection
+
+
+async def replaced_after_a_look(stage: Stage) -> None:
+    await stage.smtp.connect()
+    await stage.bench.server.hang_up()
+    await stage.stop(stage.mine)
+
+
+async def replaced_when_it_is_used(stage: Stage) -> None:
+    await stage.smtp.connect()
+    stage.bench.once["MAIL"] = DROP
+    await stage.stop(stage.mine)
+    stage.bench.once.clear()
+
+
+async def in_line(stage: Stage, place: int) -> None:
+    """Three have waited for the same connection, one of them is stopped."""
+    async with anyio.create_task_group() as group:
+        async with stage.smtp.connection():
+            for number in range(3):
+                if number == place:
+                    group.start_soon(stage.stop, stage.mine)
+                else:
+                    group.start_soon(stage.other())
+                await stage.until_waiting(number + 1)
+
+
+async def borrowed(stage: Stage) -> None:
+    """Somebody waits until it is given back."""
+
+    async def use() -> None:
+        async with stage.smtp.connection() as conn:
+            assert (await conn.vrfy("b@x.test")).code == 252
+            mine = Send(conn, stage.mine.subject)
+            mine.delivery = stage.mine.delivery
+            await mine()
+
+    await start_in_order(partial(stage.stop, use), stage.other())
+
+
+async def connect(stage: Stage) -> None:
+    await start_in_order(partial(stage.stop, stage.smtp.connect), stage.other())
+
+
+async def paced(stage: Stage) -> None:
+    await start_in_order(stage.other(), partial(stage.stop, stage.mine), stage.other())
+
+
+async def retried(stage: Stage) -> None:
+    await stage.smtp.connect()
+    stage.bench.once["RCPT TO:<c@"] = "450 4.2.0 later"
+    await stage.stop(stage.mine)
+    stage.bench.once.clear()
+
+
+async def too_many_recipients(stage: Stage) -> None:
+    await stage.smtp.connect()
+    stage.bench.once["RCPT TO:<c@"] = "452 4.5.3 too many recipients"
+    await stage.stop(stage.mine)
+    stage.bench.once.clear()
+
+
+# Several connections
+
+
+async def open_connections(stage: Stage, count: int) -> None:
+    """So many are open and idle."""
+    async with anyio.create_task_group() as group:
+        all_have_one = anyio.Event()
+
+        async def use() -> None:
+            async with stage.smtp.connection():
+                if stage.smtp.statistics().open_connections == count:
+                    all_have_one.set()
+                await all_have_one.wait()
+
+        for _ in range(count):
+            group.start_soon(use)
+
+
+async def each_on_its_own(stage: Stage) -> None:
+    await start_in_order(stage.other(), partial(stage.stop, stage.mine), stage.other())
+
+
+async def idle_for_too_long(stage: Stage) -> None:
+    await open_connections(stage, 3)
+    # As long as the clock takes to move.
+    await anyio.sleep(0.001)
+    await stage.stop(stage.mine)
+
+
+EAGER: dict[str, Any] = {"keywords": CHUNKING, "options": {"pipelining": "eager"}}
+FIRST, MIDDLE, LAST = (partial(in_line, place=place) for place in range(3))
+
+SCENARIOS = {
+    "connect": Scenario(connect),
+    "replaced after a look": Scenario(replaced_after_a_look),
+    "replaced when it is used": Scenario(replaced_when_it_is_used),
+    "first of three": Scenario(FIRST),
+    "second of three": Scenario(MIDDLE),
+    "third of three": Scenario(LAST),
+    "borrowed": Scenario(borrowed),
+    "paced": Scenario(paced, limits={"rate": (1, 0.002)}),
+    "retried": Scenario(retried, options={"retry": Retry(2, base=0.001)}),
+    "452": Scenario(too_many_recipients),
+    "RCPTMAX=1": Scenario(MIDDLE, keywords=(*DEFAULT_KEYWORDS, "LIMITS RCPTMAX=1")),
+    "MAILMAX=1": Scenario(MIDDLE, keywords=(*DEFAULT_KEYWORDS, "LIMITS MAILMAX=1")),
+    "lock-step": Scenario(MIDDLE, keywords=("SIZE",)),
+    "three connections": Scenario(each_on_its_own, connections=3),
+    "three idle for too long": Scenario(
+        idle_for_too_long, connections=3, limits={"keepalive_expiry": 0.0001}
+    ),
+    "eager, first of three": Scenario(FIRST, **EAGER),
+    "eager, second of three": Scenario(MIDDLE, **EAGER),
+    "eager, third of three": Scenario(LAST, **EAGER),
+}
+
+
+async def play(bench: Bench, scenario: Scenario, how: How) -> list[Stage]:
+    """Stop it at each of its awaits; what was on stage each time."""
+    stages: list[Stage] = []
+    for k in range(1, BOUND, EACH):
+        async with scenario.client(bench) as smtp:
+            stage = Stage(bench, smtp, k, how)
+            stages.append(stage)
+            await scenario.play(stage)
+            await stage.check()
+        assert stage.ended is not None
+        if not stage.ended.stopped:
+            return stages
+    pytest.fail("the scenario has no end")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=list(SCENARIOS))
+@pytest.mark.parametrize("transport", ["plain", "starttls"])
+async def test_stopping_one_at_any_await_harms_no_other(
+    scenario: Scenario,
+    transport: Transport,
+    cancel_how: How,
+    certificates: Certificates,
+    tally: Tally,
+) -> None:
+    async with Bench(transport, certificates, keywords=scenario.keywords) as bench, no_leaks():
+        stages = await play(bench, scenario, cancel_how)
+        await bench.server.wait_closed()
+    judge(bench, [each for stage in stages for each in stage.sends])
+    tally("awaits at which one of several was stopped", len(stages))
+
+
+# The client's end
+
+
+async def with_three_idle(stage: Stage) -> None:
+    await open_connections(stage, 3)
+    await stage.stop(stage.smtp.aclose)
+
+
+async def while_busy(stage: Stage, connections: int) -> None:
+    """Four send, on three connections or one."""
+    await open_connections(stage, connections)
+    sends = [stage.other() for _ in range(4)]
+    await start_in_order(*sends, partial(stage.stop, stage.smtp.aclose))
+
+
+async def by_the_block(stage: Stage) -> None:
+    """The client's block is left by the cancellation, with a message of its own under way."""
+
+    async def block() -> None:
+        async with AsyncExitStack() as stack:
+            # To enter it is an await too, but if that is stopped nothing has begun.
+            stack.push_async_exit(stage.smtp)
+            await stage.mine()
+
+    await stage.smtp.__aenter__()
+    await start_in_order(stage.other(), stage.other(), partial(stage.stop, block))
+
+
+ENDS = {
+    "aclose, three idle": Scenario(with_three_idle, connections=3),
+    "aclose, three busy": Scenario(partial(while_busy, connections=3), connections=3),
+    "aclose, one busy": Scenario(partial(while_busy, connections=1)),
+    "aclose, one busy, eager": Scenario(partial(while_busy, connections=1), **EAGER),
+    "the block, three connections": Scenario(by_the_block, connections=3),
+    "the block, one connection": Scenario(by_the_block),
+    "the block, eager": Scenario(by_the_block, **EAGER),
+}
+
+
+@pytest.mark.parametrize("scenario", ENDS.values(), ids=list(ENDS))
+@pytest.mark.parametrize("transport", ["plain", "starttls"])
+async def test_a_client_whose_end_is_stopped_at_any_await_ends_all_the_same(
+    scenario: Scenario,
+    transport: Transport,
+    cancel_how: How,
+    certificates: Certificates,
+    tally: Tally,
+) -> None:
+    sends: list[Send] = []
+    async with Bench(transport, certificates, keywords=scenario.keywords) as bench, no_leaks():
+        for k in range(1, BOUND, EACH):
+            smtp = scenario.client(bench)
+            stage = Stage(bench, smtp, k, cancel_how)
+            await scenario.play(stage)
+            sends += stage.sends
+            check_closed(stage)
+            assert stage.ended is not None
+            if not stage.ended.stopped:
+                break
+        else:
+            pytest.fail("the scenario has no end")
+        await bench.server.wait_closed()
+    judge(bench, sends)
+    tally("awaits at which the end of a client was stopped", stage.k)
+
+
+def check_closed(stage: Stage) -> None:
+    """Nothing is open, and whoever was sending has his end."""
+    stage.check_counts()
+    assert stage.smtp.statistics().open_connections == 0
+    assert repr(stage.smtp).endswith(" closed>")
+    assert stage.mine.error is None
+    for other in stage.others:
+        assert other.has_its_reply or isinstance(other.error, SMTPServerDisconnected)

@@ -161,7 +161,7 @@ def test_another_event_loop_is_an_error(certificates: Certificates) -> None:
             smtp = bench.client()
             await send(smtp, "one")
             await smtp._abort()
-            smtp._state = "new"
+            smtp._life.state = "new"
         return smtp
 
     smtp = anyio.run(first)
@@ -204,7 +204,7 @@ async def test_connect_that_is_cancelled_leaves_nothing_open() -> None:
 
 async def test_a_url_makes_a_client() -> None:
     smtp = SMTP.from_url("smtps://ann:p%40ss@mail.example.test?timeout=5")
-    assert repr(smtp) == "<SMTP mail.example.test:465 0/1 idle 0 waiting 0>"
+    assert repr(smtp) == "<SMTP mail.example.test:465 0/3 idle 0 waiting 0>"
     server = ScriptedServer()
     async with server, SMTP.from_url("smtp://x.test", connectable=server.connectable) as smtp:
         await deliver(smtp)
@@ -348,7 +348,7 @@ async def test_a_connection_that_is_ready_when_the_client_is_gone_is_closed() ->
             smtp = SMTP("mail.example.test", connectable=Through(server, Late), tls="off")
             with suppress(SMTPServerDisconnected):
                 await use(smtp)
-            assert repr(smtp) == "<SMTP mail.example.test:25 0/1 idle 0 waiting 0 closed>"
+            assert repr(smtp) == "<SMTP mail.example.test:25 0/3 idle 0 waiting 0 closed>"
         await server.wait_closed()
     assert not server.received
 

@@ -397,7 +397,7 @@ async def test_a_write_that_fails_after_the_final_reply_closes_the_connection() 
         settings: dict[str, Any] = {"connectable": Through(server, Breaking), "tls": "off"}
         async with SMTP("mail.example.test", **settings) as smtp:
             receipt = await deliver(smtp, message("broken", LARGE))
-            assert repr(smtp).endswith("0/1 idle 0 waiting 0>")
+            assert repr(smtp).endswith("0/3 idle 0 waiting 0>")
             with pytest.raises(SMTPServerDisconnected) as caught:
                 await deliver(smtp)
     assert list(receipt.accepted) == list(RECIPIENTS)

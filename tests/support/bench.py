@@ -6,6 +6,8 @@ reply that was taken for another message's shows.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 from anyio import wait_all_tasks_blocked
@@ -13,6 +15,7 @@ from anyio import wait_all_tasks_blocked
 from anysmtp import SMTP, Delivery, Receipt
 
 from .records import Message
+from .script import Answer
 from .scripted import DEFAULT_KEYWORDS, ScriptedServer
 from .tls import Certificates
 
@@ -29,12 +32,19 @@ class Bench:
     """``async with Bench(transport, certificates) as bench``."""
 
     def __init__(
-        self, transport: Transport, certificates: Certificates, *, pipelining: bool = True
+        self,
+        transport: Transport,
+        certificates: Certificates,
+        *,
+        keywords: Sequence[str] = DEFAULT_KEYWORDS,
+        pipelining: bool = True,
     ) -> None:
-        keywords = [word for word in DEFAULT_KEYWORDS if pipelining or word != "PIPELINING"]
+        self.once: dict[str, Answer] = {}
+        """Answers for the next time that a point is met, by the beginning of its line."""
+        self._answered: Counter[int] = Counter()
         self.server = ScriptedServer(
             script=self._answer,
-            keywords=keywords,
+            keywords=[word for word in keywords if pipelining or word != "PIPELINING"],
             starttls=certificates.server if transport == "starttls" else None,
             implicit_tls=certificates.server if transport == "implicit" else None,
         )
@@ -51,8 +61,8 @@ class Bench:
     async def __aexit__(self, *exc_info: Any) -> None:
         await self.server.__aexit__(*exc_info)
 
-    def client(self) -> SMTP:
-        return SMTP("127.0.0.1", self.server.port, **self._options)
+    def client(self, **options: Any) -> SMTP:
+        return SMTP("127.0.0.1", self.server.port, **self._options, **options)
 
     def received(self, subject: str) -> list[Message]:
         """The messages of this subject whose end has arrived."""
@@ -74,8 +84,19 @@ class Bench:
             assert not delivery.may_retry
         assert delivery.phase == "done"
 
-    def _answer(self, line: str) -> str | None:
-        return f"250 2.0.0 {subject_of(self.server.received[-1])}" if line == "." else None
+    def _answer(self, line: str) -> Answer | None:
+        for point in self.once:
+            if line.startswith(point):
+                return self.once.pop(point)
+        return f"250 2.0.0 {subject_of(self._newest())}" if line == "." else None
+
+    def _newest(self) -> Message:
+        """The one that has not been answered, on whichever connection it came."""
+        for record in reversed(self.server.connections):
+            if len(record.received) > self._answered[record.number]:
+                self._answered[record.number] = len(record.received)
+                return record.received[-1]
+        raise AssertionError("there is no message")
 
 
 async def send(

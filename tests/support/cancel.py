@@ -9,6 +9,9 @@ loop, and the k-th of these moments is where it is stopped, while it waits. ::
         for k in range(1, await count_awaits(scenario) + 1):
             ended = await cancel_at(k, how, scenario)
 
+Where other tasks do the work, of a coroutine's own or another one's, its awaits are few; then it
+is stopped in the k-th turn of the event loop (`cancel_in_turn`), wherever everybody is.
+
 How many awaits there are may differ from one run to the next where sockets or threads are in it:
 `Ended.stopped` says whether the k-th was reached.
 
@@ -37,7 +40,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-from anyio import CancelScope
+from anyio import CancelScope, create_task_group
+from anyio.lowlevel import checkpoint
 
 T = TypeVar("T")
 How: TypeAlias = Literal["scope", "task", "task_late", "timeout", "wait_for"]
@@ -59,7 +63,7 @@ class Ended(Generic[T]):
     awaits: int
     """How often it waited, until its end."""
     stopped: bool
-    """Whether it waited for the k-th time, and was stopped there."""
+    """Whether it came to the k-th await or turn, and was stopped there."""
     result: T | None = None
     error: BaseException | None = None
     """What it raised, if it did."""
@@ -89,7 +93,35 @@ async def count_awaits(afn: Callable[[], Coroutine[Any, Any, object]]) -> int:
 
 async def cancel_at(k: int, how: How, afn: Callable[[], Coroutine[Any, Any, T]]) -> Ended[T]:
     """Run it, stop it in this way at its k-th await, and say what became of it."""
-    steps = _Steps(afn(), k)
+    return await _run(_Steps(afn(), k), how)
+
+
+async def cancel_in_turn(
+    k: int, how: How, afn: Callable[[], Coroutine[Any, Any, T]]
+) -> Ended[T]:
+    """Run it, and stop it in this way in the k-th turn of the event loop from now.
+
+    On memory streams, where nothing waits for the world outside, these are all the moments that
+    there are, for it and for whoever runs beside it.
+    """
+    steps = _Steps(afn())
+
+    async def count_turns() -> None:
+        for _ in range(k):
+            await checkpoint()
+        while steps.trigger is None:
+            await checkpoint()
+        steps.stopped = True
+        steps.trigger(None)
+
+    async with create_task_group() as group:
+        group.start_soon(count_turns)
+        ended = await _run(steps, how)
+        group.cancel_scope.cancel()
+    return ended
+
+
+async def _run(steps: _Steps[T], how: How) -> Ended[T]:
     end: Literal["finished", "raised", "cancelled"] = "finished"
     result: T | None = None
     error: BaseException | None = None

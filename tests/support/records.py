@@ -46,6 +46,16 @@ class Message:
     def accepted(self) -> bool:
         return bool(self.accepted_for)
 
+    def header(self, name: str) -> str:
+        """The value of the first header field of this name, on one line; empty if there is none."""
+        section = self.data.partition(b"\r\n\r\n")[0].decode("utf-8", "replace")
+        unfolded = section.replace("\r\n ", " ").replace("\r\n\t", " ")
+        for line in unfolded.split("\r\n"):
+            found, _, value = line.partition(":")
+            if found.lower() == name.lower():
+                return value.strip()
+        return ""
+
 
 @dataclass
 class Record:

@@ -2,13 +2,16 @@
 
 A script maps *points* to *answers*. A point is the beginning of a command line, upper or lower
 case, of which the longest that fits counts: ``"RCPT"``, ``"RCPT TO:<b@x>"``, ``"EHLO"``. Beside the
-commands there are five points that are not command lines:
+commands there are some points that are not command lines:
 
 - ``"GREETING"``, before anything was said;
 - ``"RESPONSE"``, each line of the client in answer to a 334;
 - ``"BODY"``, when the first bytes after a 354 arrive (an early refusal);
 - ``"."``, the end of the message; of LMTP also ``". <b@x>"``, for one recipient;
 - ``"CONNECT"``, on memory streams only: before there is a connection (see `ScriptedServer`).
+
+A BDAT is a command line like others, ``"BDAT 86 LAST"``. The last one is the end of a message too:
+where the script has nothing for its line, and the server would take it, ``"."`` counts.
 
 An answer is a reply (``"550 5.1.1 no such user"``; its lines are sent as they stand, each with a
 CRLF; bytes without any change), or an `Act` where more is to happen. A list is answers for the
@@ -42,12 +45,20 @@ class Act:
     then: Close | Literal["stall", "deaf"] | None = None
     """How the connection ends after it; ``"stall"`` reads on and never answers again, ``"deaf"``
     does not even read, so that a client that writes much is blocked."""
+    reads_chunk: bool = True
+    """Whether the octets behind a BDAT are read as what they are; False is Exim's way with a
+    chunk that is too large, of which it reads every line as a command."""
+
+    @property
+    def says_nothing(self) -> bool:
+        return self == Act()
 
 
 STALL = Act(b"", then="stall")
 DEAF = Act(b"", then="deaf")
 DROP = Act(b"", then="close")
 RESET = Act(b"", then="reset")
+MISREAD = Act("552 5.3.4 Message size exceeds the limit", reads_chunk=False)
 
 Answer: TypeAlias = "str | bytes | Act"
 Table: TypeAlias = "Mapping[str, Answer | Sequence[Answer]]"

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ssl
 import sys
+from collections import Counter
 from collections.abc import Mapping, MutableMapping, Sequence
 from os import PathLike
 from types import TracebackType
@@ -60,6 +61,8 @@ class ScriptedServer:
     - ``starttls``, ``implicit_tls``: a server's SSLContext.
     - ``users``: names and passwords for AUTH PLAIN and LOGIN; ``require_auth``: MAIL wants it.
     - ``mechanisms``: the server's side of other SASL mechanisms, by name; offered in front.
+    - ``max_connections``: how many it serves at once; others are greeted with 421, and counted in
+      `refused`.
     - ``lmtp``: LHLO, and one reply per recipient after the message.
     - ``one_by_one``: each reply in a write of its own; else one write for all that is due.
     - ``split``: replies are written in pieces of so many bytes.
@@ -79,6 +82,7 @@ class ScriptedServer:
         users: dict[str, str] | None = None,
         mechanisms: Mapping[str, Mechanism] | None = None,
         require_auth: bool = False,
+        max_connections: int | None = None,
         lmtp: bool = False,
         one_by_one: bool = False,
         split: int | None = None,
@@ -91,6 +95,8 @@ class ScriptedServer:
         """Connects on memory streams: each ``connect()`` makes a new pair."""
         self.port = 0
         """The TCP port, after `listen`."""
+        self.refused = 0
+        """How many connections were one too many."""
         self._settings = Settings(
             hostname=hostname,
             keywords=keywords,
@@ -105,6 +111,9 @@ class ScriptedServer:
             split=split,
         )
         self._script = Script(script or {})
+        self._max_connections = max_connections
+        self._open = 0
+        self._is_held = False
         self._capacity = capacity
         self._strict = strict
         self._cut: Cut | None = None
@@ -168,13 +177,26 @@ class ScriptedServer:
     async def serve(self, stream: ByteStream) -> None:
         """Serve one client on a stream of the test's own."""
         record = Record(len(self.connections))
-        session = Session(stream, record, self._script, self._settings, self._next_cut())
+        is_refused = self._max_connections is not None and self._open >= self._max_connections
+        session = Session(
+            stream,
+            record,
+            self._script,
+            self._settings,
+            self._next_cut(),
+            is_held=self._is_held,
+            is_refused=is_refused,
+        )
         self.connections.append(record)
         self._sessions.append(session)
+        self.refused += is_refused
+        self._open += not is_refused
         try:
             await session.run()
         except Exception as exc:  # noqa: BLE001 - raised by __aexit__, not into the test's tasks
             self._crashes.append(exc)
+        finally:
+            self._open -= not is_refused
 
     @property
     def script(self) -> MutableMapping[str, Answer | Sequence[Answer]]:
@@ -204,6 +226,18 @@ class ScriptedServer:
         self._cuts_left -= 1
         return self._cut if self._cuts_left >= 0 else None
 
+    def hold(self) -> None:
+        """Say nothing more on any connection, but go on reading: replies add up."""
+        self._is_held = True
+        for session in self._sessions:
+            session.hold()
+
+    async def release(self) -> None:
+        """Say all that was held back, and go on as usual."""
+        self._is_held = False
+        for session in self._sessions:
+            await session.release()
+
     async def push(self, reply: str | bytes) -> None:
         """Say something unasked on the newest connection."""
         await self._sessions[-1].push(reply)
@@ -228,6 +262,19 @@ class ScriptedServer:
     def messages(self) -> list[Message]:
         """The messages that were accepted, of all connections."""
         return [message for record in self.connections for message in record.messages]
+
+    def deliveries(self, field: str = "Subject") -> Counter[tuple[str, str]]:
+        """How often each message, by a header field of it, was accepted for each recipient."""
+        return Counter(
+            (message.header(field), recipient)
+            for message in self.messages
+            for recipient in message.accepted_for
+        )
+
+    @property
+    def writes(self) -> list[bytes]:
+        """What arrived, as it arrived, of all connections, one connection after the other."""
+        return [write for record in self.connections for write in record.writes]
 
     @property
     def received(self) -> list[Message]:

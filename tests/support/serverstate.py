@@ -7,6 +7,9 @@ otherwise, and calls the effect if the reply lets it.
 
 After a refused end of data the transaction stays open, as on Postfix: the next MAIL without a
 RSET is answered 503.
+
+The octets of a chunk (BDAT, RFC 3030) are read whatever its reply is, and one that no message can
+take is answered as Postfix does.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from .script import lines
 _PATH = r'<((?:"(?:\\.|[^"\\])*"|[^<>"])*)>(?: (.*))?'
 _MAIL = re.compile(r"FROM:" + _PATH, re.IGNORECASE)
 _RCPT = re.compile(r"TO:" + _PATH, re.IGNORECASE)
+_BDAT = re.compile(r"BDAT (\d+)( LAST)?", re.IGNORECASE)
 
 # Which keyword must have been offered for a parameter of MAIL or RCPT.
 _PARAMETERS = {
@@ -70,9 +74,17 @@ class Own:
 
     reply: str
     effect: Callable[[], None] | None = None
-    then: Literal["handshake", "response", "message", "quit"] | None = None
+    then: Literal["handshake", "response", "message", "quit", "close"] | None = None
     on: str = "2"
     """The first digit of a reply, the server's or another, that lets the command take effect."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """How many octets follow a BDAT, and whether the message ends with them."""
+
+    size: int
+    is_last: bool
 
 
 @dataclass
@@ -82,6 +94,10 @@ class Transaction:
     sender: str = ""
     options: list[str] = field(default_factory=list[str])
     recipients: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
+    asked: int = 0
+    """How many recipients were asked for."""
+    chunks: bytes | None = None
+    """What came by BDAT; None before the first one."""
 
     @property
     def declares_8bit(self) -> bool:
@@ -99,6 +115,9 @@ class State:
         self._username: str | None = None
         self._transaction: Transaction | None = None
         self._exchange: Steps | None = None
+        self._mails = 0
+        self._domains: set[str] = set()
+        self._discards = False  # the chunks of a message of which one was refused
         # Those of the test's own stand in front.
         self._mechanisms: dict[str, Mechanism] = dict(settings.mechanisms)
         if settings.users is not None:
@@ -112,6 +131,7 @@ class State:
             "MAIL": self._mail,
             "RCPT": self._rcpt,
             "DATA": self._data,
+            "BDAT": lambda _: Own("521 5.5.4 Syntax: BDAT count [LAST]", then="close", on="5"),
             "RSET": lambda _: Own("250 2.0.0 Ok", lambda: self._begin(None)),
             "NOOP": lambda _: Own("250 2.0.0 Ok"),
             "VRFY": lambda _: Own("252 2.0.0 Perhaps"),
@@ -123,6 +143,8 @@ class State:
         """What a server does about this command line."""
         verb, _, argument = line.partition(" ")
         answer = self._verbs.get(verb.upper())
+        if verb.upper() == "BDAT" and not self.offers("CHUNKING"):
+            answer = None
         return answer(argument) if answer else Own("500 5.5.2 Command not recognized")
 
     def offers(self, keyword: str) -> bool:
@@ -222,6 +244,10 @@ class State:
     def _mail(self, argument: str) -> Own:
         found = _MAIL.fullmatch(argument)
         sender, options = (found[1], (found[2] or "").split()) if found else ("", [])
+        # RFC 9422 section 4: all of them count, whether they succeed or not.
+        self._mails += 1
+        if self._exceeds("MAILMAX", self._mails):
+            return Own("421 4.7.0 Too many messages on this connection", then="close", on="4")
         return Own(
             self._sequence_error()
             or ("503 5.5.1 Nested MAIL" if self._transaction else None)
@@ -242,8 +268,10 @@ class State:
         return Own(
             self._sequence_error()
             or (None if self._transaction else "503 5.5.1 MAIL first")
+            or ("503 5.5.1 RCPT after BDAT" if self.transaction.chunks is not None else None)
             or (None if recipient else "501 5.5.4 Syntax: RCPT TO:<address>")
             or self._options_error(options)
+            or self._limits_error(recipient)
             or "250 2.1.5 Ok",
             add,
         )
@@ -255,6 +283,7 @@ class State:
         return Own(
             self._sequence_error()
             or (None if transaction else "503 5.5.1 MAIL first")
+            or ("503 5.5.1 DATA after BDAT" if self.transaction.chunks is not None else None)
             or (None if transaction and transaction.recipients else nobody)
             or ("501 5.5.4 DATA has no argument" if argument else None)
             or "354 End data with <CR><LF>.<CR><LF>",
@@ -262,8 +291,63 @@ class State:
             on="3",
         )
 
+    def chunk(self, line: str) -> Chunk | None:
+        """The chunk that follows this line, if one does."""
+        found = _BDAT.fullmatch(line)
+        if found is None or not self.offers("CHUNKING"):
+            return None
+        return Chunk(int(found[1]), is_last=found[2] is not None)
+
+    def take_chunk(self, chunk: Chunk, data: bytes) -> Message | Own:
+        """What a server does about a chunk that it has read; or the message that ends with it."""
+        transaction = self.transaction
+        discarded = f"551 5.0.0 Discarded {chunk.size} bytes after earlier error"
+        refusal = (
+            (discarded if self._discards else None)
+            or self._sequence_error()
+            or (None if self._transaction else "503 5.5.1 RCPT first")
+            or (None if transaction.recipients else "554 5.5.1 No valid recipients")
+        )
+        if refusal is not None:
+            if chunk.is_last:
+                self._transaction = None
+            return Own(refusal)
+        transaction.chunks = (transaction.chunks or b"") + data
+        if chunk.is_last:
+            return self.received(transaction.chunks)
+        return Own(f"250 2.0.0 Ok: {chunk.size} bytes")
+
+    def refuse_chunk(self, chunk: Chunk) -> None:
+        """A chunk was refused: those behind it, up to the last one, belong to nothing."""
+        self._discards = not chunk.is_last
+
     def _begin(self, transaction: Transaction | None) -> None:
         self._transaction = transaction
+        self._discards = False
+
+    def _limit(self, name: str) -> int | None:
+        """A limit that was announced (RFC 9422 section 3)."""
+        for line in self._offered:
+            keyword, *limits = line.upper().split()
+            for limit in limits if keyword == "LIMITS" else ():
+                if limit.startswith(f"{name}="):
+                    return int(limit.partition("=")[2])
+        return None
+
+    def _exceeds(self, name: str, number: int) -> bool:
+        limit = self._limit(name)
+        return limit is not None and number > limit
+
+    def _limits_error(self, recipient: str) -> str | None:
+        self.transaction.asked += 1
+        # RFC 9422 section 4.3 counts domains by session, not by transaction.
+        domains = {*self._domains, recipient.rpartition("@")[2].lower()}
+        if self._exceeds("RCPTMAX", self.transaction.asked):
+            return "452 4.5.3 Too many recipients"
+        if self._exceeds("RCPTDOMAINMAX", len(domains)):
+            return "452 4.5.3 Too many domains"
+        self._domains = domains
+        return None
 
     def _sequence_error(self) -> str | None:
         if self._record.hello is None:

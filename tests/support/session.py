@@ -30,8 +30,8 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from .records import End, Record
-from .script import Script, encode
-from .serverstate import Own, Settings, State
+from .script import Act, Script, encode
+from .serverstate import Chunk, Own, Settings, State
 from .wire import Close, Wire, WireCutError
 
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
@@ -65,7 +65,15 @@ class Session:
     """Serves one connection and keeps its record."""
 
     def __init__(
-        self, raw: ByteStream, record: Record, script: Script, settings: Settings, cut: Cut | None
+        self,
+        raw: ByteStream,
+        record: Record,
+        script: Script,
+        settings: Settings,
+        cut: Cut | None,
+        *,
+        is_held: bool,
+        is_refused: bool,
     ) -> None:
         self.closed = Event()
         """Set when the client has ended its side too, and nothing is left of the connection."""
@@ -74,6 +82,7 @@ class Session:
         self._settings = settings
         self._state = State(settings, record)
         self._cut = cut
+        self._is_refused = is_refused
         self._wire = Wire(raw, cut.after if cut and cut.unit == "wire" else None)
         self._stream: ByteStream = self._wire
         self._tls: TLSStream | None = None
@@ -83,6 +92,10 @@ class Session:
         self._scope = CancelScope()
         self._how: Close = "close"
         self._ended = Event()
+        self._misread = 0  # octets of a chunk that are read as commands
+        self._released = Event()
+        if not is_held:
+            self._released.set()
 
     async def run(self) -> None:
         """Serve until either side ends the connection."""
@@ -107,6 +120,17 @@ class Session:
         self._scope.cancel()
         await self._ended.wait()
 
+    def hold(self) -> None:
+        """Say nothing from now on, but go on reading."""
+        self._released = Event()
+
+    async def release(self) -> None:
+        """Say what was not said, and go on as usual."""
+        while self._output and not self._ended.is_set():
+            await self._say_all()
+        # From here on the session says by itself what it has to say.
+        self._released.set()
+
     async def push(self, reply: str | bytes) -> None:
         """Say something unasked, from another task."""
         await self._write(encode(reply))
@@ -117,10 +141,15 @@ class Session:
             await self._write(b"")
             if self._settings.implicit_tls is not None:
                 await self._handshake(self._settings.implicit_tls)
+            if self._is_refused:
+                await self._do(Act(), Own("421 4.7.0 Too many connections", then="close", on="4"))
             await self._answer("GREETING", Own(f"220 {self._settings.hostname} ESMTP"))
             while True:
                 line = await self._line()
-                await self._answer(line, self._state.own(line))
+                if chunk := self._state.chunk(line):
+                    await self._chunk(line, chunk)
+                else:
+                    await self._answer(line, self._state.own(line))
         except _Ended as ended:
             return ended
         except WireCutError:
@@ -132,8 +161,11 @@ class Session:
             self._record.tls_error = exc if isinstance(exc, ssl.SSLError) else None
             return _Ended("lost", "truncate")
 
-    async def _answer(self, point: str, own: Own) -> None:
-        act = self._script.act(point)
+    async def _answer(self, point: str, own: Own) -> bool:
+        return await self._do(self._script.act(point), own)
+
+    async def _do(self, act: Act, own: Own) -> bool:
+        """Reply, with what follows; whether the command takes effect."""
         reply = own.reply if act.reply is None else act.reply
         data = encode(reply) if reply else b""
         if act.late:
@@ -144,10 +176,12 @@ class Session:
             own.effect()
         await self._say(data)
         if act.then is not None:
+            await self._released.wait()
             await self._flush()
             await self._follow(act.then)
         if taken and own.then is not None:
             await self._go_on(own.then)
+        return taken
 
     async def _follow(self, then: Close | Literal["stall", "deaf"]) -> None:
         if then == "deaf":
@@ -159,7 +193,9 @@ class Session:
         else:
             raise _Ended("script", then)
 
-    async def _go_on(self, then: Literal["handshake", "response", "message", "quit"]) -> None:
+    async def _go_on(
+        self, then: Literal["handshake", "response", "message", "quit", "close"]
+    ) -> None:
         if then == "message":
             await self._message()
         elif then == "response":
@@ -169,8 +205,9 @@ class Session:
             assert self._settings.starttls is not None
             await self._handshake(self._settings.starttls)
         else:
+            await self._released.wait()
             await self._flush()
-            raise _Ended("quit")
+            raise _Ended("quit" if then == "quit" else "script")
 
     async def _handshake(self, context: ssl.SSLContext) -> None:
         await self._flush()
@@ -195,7 +232,11 @@ class Session:
         self._record.commands.append(line)
         text = line.removesuffix(b"\n").removesuffix(b"\r")
         verb = verb or text.split(b" ")[0].decode("latin-1").upper()
-        self._inspect(line, text, verb)
+        if self._misread:
+            # This is no command of the client's.
+            self._misread = max(0, self._misread - len(line))
+        else:
+            self._inspect(line, text, verb)
         return text.decode("utf-8", "surrogateescape")
 
     def _inspect(self, line: bytes, text: bytes, verb: str) -> None:
@@ -207,7 +248,11 @@ class Session:
             self._violation("SMTPUTF8 is not offered, but there is", line)
         if len(line) > _LINE_LIMITS.get(verb, 512):
             self._violation("too long is", line)
-        if self._input and (verb in _LAST or not self._state.offers("PIPELINING")):
+        if verb == "BDAT":
+            # What follows it is not a command.
+            if not self._state.offers("CHUNKING"):
+                self._violation("CHUNKING is not offered, but there is", line)
+        elif self._input and (verb in _LAST or not self._state.offers("PIPELINING")):
             self._violation("more came, without waiting for the reply, behind", line)
 
     def _violation(self, what: str, line: bytes) -> None:
@@ -223,6 +268,28 @@ class Session:
         for point, own in self._state.end_of_data(message):
             await self._answer(point, own)
 
+    async def _chunk(self, line: str, chunk: Chunk) -> None:
+        act = self._script.act(line)
+        if not act.reads_chunk:
+            self._misread = chunk.size
+            await self._do(act, Own("552 5.3.4 Message size exceeds the limit"))
+            return
+        while len(self._input) < chunk.size:
+            await self._fill()
+        data = self._take(chunk.size, chunk.size)
+        self._inspect_octets(data, line.encode())
+        taken = self._state.take_chunk(chunk, data)
+        if isinstance(taken, Own):
+            is_taken = await self._do(act, taken)
+        else:
+            self._inspect_lines(taken.data)
+            is_taken = True
+            for point, own in self._state.end_of_data(taken):
+                end = self._script.act(point) if act.says_nothing else act
+                is_taken &= await self._do(end, own)
+        if not is_taken:
+            self._state.refuse_chunk(chunk)
+
     async def _until_lone_dot(self) -> bytes:
         # A message without lines ends with the first three octets; any other where a line is
         # only a dot. What was searched is not searched again.
@@ -236,14 +303,20 @@ class Session:
         return self._take(0, 3)
 
     def _inspect_message(self, wire: bytes) -> None:
-        if _BARE.search(wire):
-            self._violation("a bare CR or LF is in the message", wire)
+        self._inspect_lines(wire)
         if _UNSTUFFED.search(wire):
             self._violation("a line starts with a dot that is not doubled in", wire)
-        if not wire.isascii() and not self._state.transaction.declares_8bit:
-            self._violation("BODY=8BITMIME is not declared for", wire)
+        self._inspect_octets(wire, b".\r\n")
+
+    def _inspect_lines(self, data: bytes) -> None:
+        if _BARE.search(data):
+            self._violation("a bare CR or LF is in the message", data)
+
+    def _inspect_octets(self, data: bytes, end: bytes) -> None:
+        if not data.isascii() and not self._state.transaction.declares_8bit:
+            self._violation("BODY=8BITMIME is not declared for", data)
         if self._input and not self._state.offers("PIPELINING"):
-            self._violation("more came, without waiting for the reply, behind", b".\r\n")
+            self._violation("more came, without waiting for the reply, behind", end)
 
     def _take(self, size: int, end: int) -> bytes:
         data = bytes(self._input[:size])
@@ -267,6 +340,10 @@ class Session:
             await self._flush()
 
     async def _flush(self) -> None:
+        if self._released.is_set():
+            await self._say_all()
+
+    async def _say_all(self) -> None:
         output, self._output = bytes(self._output), bytearray()
         size = self._settings.split or len(output) or 1
         for start in range(0, len(output), size):

@@ -174,7 +174,7 @@ class BaseMailer(ABC):
         `send_message`. SMTPNotSupported if the message has octets above 127 and the server does
         not take those (RFC 6152): a message object can be sent to it.
         """
-        parse_sender(sender)
+        _required(sender, recipients)
         asked = Asked(options, sender, recipients, require_all=self._require_all)
         with self._admitted(), asked.book(self._monitor) as book:
             job = await book.job_of_raw(message)
@@ -407,6 +407,13 @@ def _both(argument: Iterable[str], in_envelope: Iterable[str]) -> tuple[str, ...
     if argument == () and in_envelope == ():
         return ()
     return parameters((*parameters(argument), *parameters(in_envelope)))
+
+
+def _required(sender: Any, recipients: Any) -> None:
+    """TypeError for None, by which a forgotten variable would have an envelope's fill in."""
+    if sender is None or recipients is None:
+        parse_sender(sender)
+        parse_recipients(recipients)
 
 
 def _one(name: str, argument: Any, in_envelope: Any) -> Any:

@@ -81,6 +81,7 @@ class Attempts:
     """The transactions of one send."""
 
     __slots__ = (
+        "_asked",
         "_before",
         "_error",
         "_groups",
@@ -104,6 +105,7 @@ class Attempts:
         self._tries = 1
         self._groups = 1
         self._error: SMTPException | None = None
+        self._asked: tuple[str, ...] = ()
 
     @property
     def tries(self) -> int:
@@ -111,7 +113,10 @@ class Attempts:
         return self._tries
 
     def another(self, error: SMTPException | None) -> bool:
-        """A transaction has ended, with this error or without; whether there is another one."""
+        """A transaction has ended, with this error or without; whether there is another one.
+
+        It starts with `begin`, after ``delay``.
+        """
         self._error = error
         ledger = self._ledger
         if ledger.left_over:
@@ -125,6 +130,10 @@ class Attempts:
         self._tries += 1
         self._narrow(ledger.retry_keys(), delay)
         return True
+
+    def begin(self) -> None:
+        """Another transaction begins: what is known of those that it is for is not any more."""
+        self._ledger.again(self._asked)
 
     def receipt(self) -> Receipt:
         """What all of them have come to; or the error, raised, if nobody has the message.
@@ -150,7 +159,8 @@ class Attempts:
             self._whole,
             recipients=tuple(r for r in self._whole.recipients if r.given in chosen),
         )
-        self._ledger.again(keys)
+        self._asked = keys
+        self._ledger.left_over = ()
 
     def _of_all_groups(self, error: SMTPException) -> SMTPException:
         """Where recipients were asked for in several transactions, the error names them all."""

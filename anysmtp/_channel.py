@@ -124,7 +124,8 @@ class Channel:
         self._closing: str | None = None
         self._waiting: list[_Waiting] = []
         self._is_read = False
-        self._writing = anyio.Lock(fast_acquire=True)
+        self._is_written = False
+        self._written: anyio.Event | None = None
         self._timed: Awaited | None = None  # what a clock was started for, and whose
         self._timed_for: Turn | None = None
         self._is_timed_for_nobody = False
@@ -149,7 +150,11 @@ class Channel:
     @property
     def is_reusable(self) -> bool:
         """Whether a look at an idle connection finds it as it was left."""
-        return self.is_idle and _connect.looks_alive(self.link)
+        return self.is_idle and self.looks_alive()
+
+    def looks_alive(self) -> bool:
+        """Whether a look finds nothing that has come on a connection that awaits nothing."""
+        return _connect.looks_alive(self.link)
 
     def turn(self, turn: Turn | None = None) -> Speaking:
         """``async with channel.turn()``: wait until nobody else writes."""
@@ -229,11 +234,14 @@ class Channel:
         ``is_behind``: others have replies in front of it, and it is small.
         """
         try:
-            async with self._writing:
+            await self._begin_writing()
+            try:
                 if is_behind:
                     await self._send_shielded(data)
                 else:
                     await self._send(data)
+            finally:
+                self._end_writing()
         except BaseException:
             await self.break_off("a write was interrupted")
             raise
@@ -415,7 +423,8 @@ class Channel:
         stuff, clock = DotStuffer().stuff, turn.clock
         assert clock is not None
         behind: bytes | None = None
-        async with self._writing:
+        await self._begin_writing()
+        try:
             for chunk in body.chunks:
                 if behind is not None:
                     clock.start(self.timeouts.data, "the message")
@@ -427,6 +436,21 @@ class Channel:
             last = stuff(behind) + END
             await self._send(last + self._end(body, end, turn, take_along=take_along))
             body.progress(len(behind))
+        finally:
+            self._end_writing()
+
+    async def _begin_writing(self) -> None:
+        """A passenger may have his replies before the write that took him along has returned."""
+        while self._is_written:
+            self._written = self._written or anyio.Event()
+            await self._written.wait()
+        self._is_written = True
+
+    def _end_writing(self) -> None:
+        self._is_written = False
+        if self._written is not None:
+            self._written.set()
+            self._written = None
 
     async def _send(self, data: bytes) -> None:
         try:
@@ -488,7 +512,8 @@ class Channel:
         if isinstance(owner, Turn) and owner.clock is not None and owner.clock.has_expired:
             await self.break_off("a reply did not come in time")
             return
-        if not session.can_be_followed:
+        last = session.last
+        if not session.can_be_followed and (last is None or last.owner is None):
             self._closing = self._closing or "a reply was not waited for"
         self._time()
         await self._close_if_forsaken()

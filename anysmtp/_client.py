@@ -163,6 +163,8 @@ class SMTP(BaseMailer):
         life.check_loop()
         if pool.is_held_by(_task()):
             raise RuntimeError("closing the client inside its own connection()")
+        if _task() in life.insides:
+            raise RuntimeError("closing the client inside its own send_many()")
         life.state = "closing"
         try:
             await life.wait_until_quiet(lambda: pool.granted > 0)
@@ -204,11 +206,13 @@ class SMTP(BaseMailer):
         self._life.abort("the client was closed")
         await self._leases.abort()
 
+    async def _pause(self, seconds: float) -> None:
+        await self._life.pause(seconds)
+
     async def _deliver(self, job: Job, ledger: Ledger) -> None:
         with self._life.call(admitted=True) as call:
             again: Again | None = None
             while True:
-                await self._leases.pace(call.clock)
                 if (again := await self._attempt(call, job, ledger, again)) is None:
                     return
                 self._monitor.again(again)
@@ -219,7 +223,7 @@ class SMTP(BaseMailer):
     ) -> Again | None:
         """Send once; whether, after a failure that the caller need not see, it is sent again."""
         ledger.phase = "waiting"
-        sending = Sending(job, ledger, self._settings.pipelining)
+        sending = Sending(job, ledger, self._settings.pipelining, self._leases.pace)
         turn = Turn(call.clock, sending)
         leases = self._leases
         claim = await leases.lease(call, turn, ledger, again=again)

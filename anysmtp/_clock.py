@@ -80,7 +80,7 @@ def timeouts_of(timeout: Timeouts | float | None) -> Timeouts:
 
 def seconds_for(timeouts: Timeouts, verb: str) -> float | None:
     """Seconds for the reply to a command of the state tables."""
-    if verb == ".":
+    if verb in (".", "BDAT LAST"):
         return timeouts.final
     if verb == "greeting":
         return timeouts.connect

@@ -88,10 +88,11 @@ class Link:
         the option again, so it is set before each wait.
         """
         _, sock = self.sockets()
-        if sock is not None and _QUICK_ACK is not None and sock.family in _TCP_FAMILIES:
-            # A socket that is closed by now says so when it is read.
-            with suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+        if sock is None or _QUICK_ACK is None or sock.family not in _TCP_FAMILIES:
+            return
+        # One that is closed by now says so when it is read.
+        if sock.fileno() >= 0:
+            sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
     def forget_sockets(self) -> None:
         """The stream was replaced."""

@@ -33,7 +33,7 @@ from ._lifecycle import Call, Lifecycle
 from ._monitor import Monitor
 from ._pool import Claim, Pool
 from ._protocol._transaction import MAX_FLIGHT
-from ._rate import Rate
+from ._rate import Pace
 from ._sending import WINDOW
 from ._settings import Settings
 from ._tasks import UngroupedTasks
@@ -111,8 +111,8 @@ class Leases:
         self._life = life
         self.monitor = Monitor(life.server, settings.observer)
         self._tls_context = settings.tls_context
-        self._rate = None if limits.rate is None else Rate(*limits.rate)
-        self._pacing = anyio.Lock()
+        self.pace = None if limits.rate is None else Pace(limits.rate)
+        """Who may begin a message when."""
         self._login_failures = 0
         self._login_failure: SMTPException | None = None
         self._feeds: dict[Channel, Callable[[], Turn | None]] = {}
@@ -124,6 +124,7 @@ class Leases:
         ledger: Ledger | None = None,
         *,
         again: Again | None = None,
+        asker: object = None,
     ) -> Claim[Channel]:
         """A granted claim with a connection that is alive, as far as a look can tell.
 
@@ -140,6 +141,7 @@ class Leases:
             is_first=again is not None,
             is_fresh=again is not None and again.is_last,
             may_share=turn.passenger is not None,
+            asker=asker,
         )
         claim.ticket = turn
         try:
@@ -148,7 +150,7 @@ class Leases:
                     await turn.wait()
                 if turn.has_boarded or await self._is_ready(claim):
                     return claim
-                if await self._open(call, claim, ledger, failures):
+                if await self._open(claim, ledger, failures):
                     return claim
         except BaseException:
             await self._let_go(claim, turn)
@@ -191,8 +193,8 @@ class Leases:
         assert channel is not None
         if ledger.keys("in_doubt"):
             return None
-        if self.pool.open > 1 and _is_too_many_connections(error):
-            self.pool.lower(self.pool.open - 1, anyio.current_time())
+        if self.pool.size > 1 and _is_too_many_connections(error):
+            self.pool.lower(self.pool.size - 1, anyio.current_time())
             channel.is_stale = True
             return Again("the server wants fewer connections")
         is_lost = is_stale or isinstance(error, SMTPServerDisconnected)
@@ -219,7 +221,7 @@ class Leases:
         return False
 
     async def _open(
-        self, call: Call, claim: Claim[Channel], ledger: Ledger | None, login_failures: int
+        self, claim: Claim[Channel], ledger: Ledger | None, login_failures: int
     ) -> bool:
         """Open a connection; False if the claim waits for another one instead."""
         if self._login_failures > login_failures:
@@ -229,12 +231,11 @@ class Leases:
         if ledger is not None:
             ledger.phase = "connecting"
         try:
-            channel = await establish(
-                self.settings, call.clock, self._get_tls_context, self.monitor
-            )
+            # A clock of its own, so that its end is known here.
+            with Clock(self._life.server) as clock:
+                channel = await establish(self.settings, clock, self._get_tls_context, self.monitor)
         except SMTPException as error:
             self._remember(error)
-            call.clock.release()
             if not self._may_wait_after(error) or not self.pool.refused(
                 claim, anyio.current_time()
             ):
@@ -260,12 +261,14 @@ class Leases:
     def _may_wait_after(self, error: SMTPException) -> bool:
         """Whether a connection was refused because of those that there are.
 
-        A reply may say so; a server that is known to work may just not answer.
+        A reply may say so, or the end of the connection; a server that is known to work may just
+        not answer.
         """
         if error.reply is not None:
             return error.reply.is_transient
-        is_silent = isinstance(error, (SMTPConnectError, SMTPServerDisconnected, SMTPTimeoutError))
-        return is_silent and self.pool.open > 0
+        if isinstance(error, SMTPTimeoutError):
+            return self.pool.open > 0
+        return isinstance(error, (SMTPConnectError, SMTPServerDisconnected))
 
     def _next_passenger(self, channel: Channel) -> Turn | None:
         """Who waits first for a connection, if he has a message that may ride along."""
@@ -308,16 +311,6 @@ class Leases:
                 await channel.close("the connection was worn out")
             else:
                 await channel.break_off("the connection was not left in order")
-
-    async def pace(self, clock: Clock | None = None) -> None:
-        """Wait until another message may begin, in the order of asking."""
-        if self._rate is None:
-            return
-        if clock is not None:
-            clock.stop()
-        async with self._pacing:
-            await anyio.sleep(self._rate.delay(anyio.current_time()))
-            self._rate.begin(anyio.current_time())
 
     async def _get_tls_context(self) -> ssl.SSLContext:
         """The caller's context, or the default one, made once; loading it reads files."""

@@ -15,6 +15,7 @@ import anyio
 from anyio import lowlevel
 
 from ._clock import Clock
+from .errors import SMTPServerDisconnected
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,6 +31,9 @@ class Lifecycle:
         self.state: State = "new"
         self._calls: set[Call] = set()
         self._sends = 0
+        self._reason = ""
+        self.insides: list[object] = []
+        """The tasks that are inside a `send_many` of the client."""
         self._ended: anyio.Event | None = None
         self._loop: lowlevel.EventLoopToken | None = None
 
@@ -54,9 +58,18 @@ class Lifecycle:
 
     def call(self, *, admitted: bool = False) -> Call:
         """Stands around a call; ``admitted``, if it is part of a send that was let in before."""
-        if not admitted or self.state == "closed":
+        if not admitted:
             self.check_open()
+        elif self.state == "closed":
+            raise SMTPServerDisconnected(
+                self._reason, server=self.server, outcome="not_sent", connection_closed=True
+            )
         return Call(self)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait between two attempts of a send that was let in; an abort ends that too."""
+        with self.call(admitted=True):
+            await anyio.sleep(seconds)
 
     async def wait_until_quiet(self, is_in_use: Callable[[], bool]) -> None:
         """Wait until nothing is under way, and nothing is in use."""
@@ -69,6 +82,7 @@ class Lifecycle:
     def abort(self, reason: str) -> None:
         """Nothing goes on: what waits in a call is cancelled."""
         self.state = "closed"
+        self._reason = reason
         for call in self._calls:
             call.clock.abort(reason)
 

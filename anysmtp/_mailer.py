@@ -156,7 +156,7 @@ class BaseMailer(ABC):
         asked = Asked(options, sender, recipients, require_all=self._require_all)
         with self._admitted(), asked.book_for_object(message, self._monitor) as book:
             job = await book.job_of_object(message, add_missing_headers=self._add_missing_headers)
-            return await book.send(job, self._deliver, self._retry)
+            return await book.send(job, self._deliver, self._retry, self._pause)
 
     async def sendmail(
         self,
@@ -178,7 +178,7 @@ class BaseMailer(ABC):
         asked = Asked(options, sender, recipients, require_all=self._require_all)
         with self._admitted(), asked.book(self._monitor) as book:
             job = await book.job_of_raw(message)
-            return await book.send(job, self._deliver, self._retry)
+            return await book.send(job, self._deliver, self._retry, self._pause)
 
     def _admitted(self) -> AbstractContextManager[object]:
         """Stands around a whole send, serialising included. RuntimeError if there can be none."""
@@ -191,6 +191,10 @@ class BaseMailer(ABC):
                 mail.message, add_missing_headers=self._add_missing_headers
             )
         return await book.job_of_raw(mail.message)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait between two attempts."""
+        await anyio.sleep(seconds)
 
     @abstractmethod
     async def _deliver(self, job: Job, ledger: Ledger) -> None:
@@ -315,7 +319,11 @@ class Book:
         return self._job(content, message_id_of(content))
 
     async def send(
-        self, job: Job, deliver: Callable[[Job, Ledger], Awaitable[None]], retry: Retry | None
+        self,
+        job: Job,
+        deliver: Callable[[Job, Ledger], Awaitable[None]],
+        retry: Retry | None,
+        pause: Callable[[float], Awaitable[None]],
     ) -> Receipt:
         """Send it, in as many transactions and attempts as it takes."""
         attempts = Attempts(job, self.ledger, retry)
@@ -327,7 +335,9 @@ class Book:
                 error = caught
             if not self.goes_on(attempts, error):
                 return self.close(attempts)
-            await anyio.sleep(attempts.delay)
+            if attempts.delay:
+                await pause(attempts.delay)
+            attempts.begin()
 
     def goes_on(self, attempts: Attempts, error: SMTPException | None) -> bool:
         """A transaction has ended; whether there is another one, after ``attempts.delay``."""
@@ -411,7 +421,7 @@ def _both(argument: Iterable[str], in_envelope: Iterable[str]) -> tuple[str, ...
 
 def _required(sender: Any, recipients: Any) -> None:
     """TypeError for None, by which a forgotten variable would have an envelope's fill in."""
-    if sender is None or recipients is None:
+    if None in (sender, recipients):
         parse_sender(sender)
         parse_recipients(recipients)
 

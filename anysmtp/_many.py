@@ -16,7 +16,14 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
 from contextlib import AbstractContextManager
 from copy import copy
 from email.message import Message
@@ -82,14 +89,15 @@ def send_many(
         raise ValueError(f"read_ahead is 1 or more, not {read_ahead}")
     life.check_open()
     stream = _Stream(_source_of(mails), leases, life, prepare, ordered, read_ahead)
-    return SendMany(stream.begin, life.admit)
+    return SendMany(stream.begin, stream.end, life.admit)
 
 
 def _source_of(mails: Any) -> Source:
     """The argument of `send_many`, if it is a source of mails. TypeError for what is one mail."""
+    kind = type(mails).__name__
     is_one = isinstance(mails, _ONE_MAIL)
     if is_one or not (hasattr(mails, "__iter__") or hasattr(mails, "__aiter__")):
-        raise TypeError(f"mails are an iterable or async iterable of messages, not {mails!r:.80}")
+        raise TypeError(f"mails are an iterable or async iterable of messages, not {kind}")
     source: Source = mails
     return source
 
@@ -129,9 +137,11 @@ class SendMany(Generic[K]):
     def __init__(
         self,
         begin: Callable[[TaskGroup], AsyncIterator[Delivery[K]]],
+        end: Callable[[], None],
         admit: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._begin = begin
+        self._end = end
         self._admit = admit
         self._admitted: AbstractContextManager[None] | None = None
         self._group: TaskGroup | None = None
@@ -153,15 +163,30 @@ class SendMany(Generic[K]):
     ) -> None:
         assert self._group is not None
         assert self._admitted is not None
+        self._end()
         self._group.cancel_scope.cancel()
         try:
             # What it returns is about a cancellation that may be another one's: never ours to eat.
             await self._group.__aexit__(exc_type, exc, traceback)
         except BaseExceptionGroup as errors:
-            if (error := first_error(errors)) is not exc:
+            error = first_error(errors)
+            if _comes_first(error, exc):
                 raise error from None
         finally:
             self._admitted.__exit__(None, None, None)
+
+
+def _comes_first(error: BaseException, exc: BaseException | None) -> bool:
+    """Whether an error of a task leaves the block, and not what its body has raised.
+
+    That may be a group of the caller's own, which trio hands back as another object.
+    """
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(error, cancelled) or error is exc:
+        return False
+    if exc is None or isinstance(exc, cancelled):
+        return True
+    return not isinstance(error, (Exception, BaseExceptionGroup))
 
 
 class _Stream(AsyncIterator[Delivery[Any]]):
@@ -194,13 +219,30 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         self._is_stuck = False
         self._news: anyio.Event | None = None
         self._room: anyio.Event | None = None
+        self._sleeping: set[_Item] = set()
+        self._resting = 0  # how many attempts to connect are waited for
+        self._starting: set[anyio.CancelScope] = set()
+        self._is_left = False
+        self._asker: object = None
+        self._task: object = None
         self._group: TaskGroup
 
     def begin(self, group: TaskGroup) -> Self:
-        """Do all of it in this group."""
+        """Do all of it in this group, for the task that called this."""
         self._group = group
+        self._task = anyio.get_current_task().id
+        # Who has a connection for himself does not give it back before this has ended.
+        if self._leases.pool.is_held_by(self._task):
+            self._asker = self._task
+        self._life.insides.append(self._task)
         group.start_soon(self.pull)
         return self
+
+    def end(self) -> None:
+        """The caller has left."""
+        self._is_left = True
+        self._life.insides.remove(self._task)
+        self._tell()
 
     # -- the caller's side
 
@@ -212,17 +254,19 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         while not self._ended:
             if self._is_over():
                 error, self._error = self._error, None
-                self._is_exhausted = True
-                if error is not None:
+                if error is not None and not self._is_left:
                     raise error
                 raise StopAsyncIteration
-            self._news = anyio.Event()
+            if self._news is None or self._news.is_set():
+                self._news = anyio.Event()
             await self._news.wait()
         self._taken += 1
         self._make_room()
         return self._ended.popleft()
 
     def _is_over(self) -> bool:
+        if self._is_left:
+            return True
         if self._is_stuck:
             return not self._workers
         return self._is_exhausted and self._taken == self._numbers
@@ -237,7 +281,9 @@ class _Stream(AsyncIterator[Delivery[Any]]):
                 await self._pull_async(source)
             else:
                 await self._pull_sync(source)
-        except Exception as error:  # noqa: BLE001 - whatever the source raises is the caller's
+        except Exception as error:
+            if self._is_left:
+                raise
             self._error = self._error or error
         self._is_exhausted = True
         self._tell()
@@ -260,8 +306,8 @@ class _Stream(AsyncIterator[Delivery[Any]]):
                 await self._put_in_line(mail)
         finally:
             # Nobody else can end a generator that was made for this call.
-            if (aclose := getattr(mails, "aclose", None)) is not None:
-                await aclose()
+            if isinstance(mails, AsyncGenerator):
+                await mails.aclose()
 
     async def _wait_for_room(self) -> bool:
         """Wait until another mail may be taken; False if none is to be."""
@@ -286,7 +332,6 @@ class _Stream(AsyncIterator[Delivery[Any]]):
             ledger.finish(error)
             self._give_out(item)
             return
-        await self._leases.pace()
         self._line.append(item)
         self._octets_in_line += item.job.content.size
         self._hire()
@@ -313,35 +358,55 @@ class _Stream(AsyncIterator[Delivery[Any]]):
     def _hire(self) -> None:
         """One worker more, where there is something in line for it."""
         limit = self._leases.settings.limits.max_connections
-        if self._line and not self._is_stuck and self._workers < limit:
+        if self._may_begin() and self._workers < limit:
             self._workers += 1
             self._group.start_soon(self._work)
+
+    def _may_begin(self) -> bool:
+        return bool(self._line) and not self._is_stuck and not self._resting
 
     async def _work(self) -> None:
         """Send what is in line, until nothing is."""
         try:
-            while self._line and not self._is_stuck:
+            while self._may_begin():
                 await self._serve(self._leave_line())
         finally:
             self._workers -= 1
+            if self._is_stuck and not self._workers:
+                self._give_out_the_rest()
             self._tell()
 
     async def _serve(self, first: _Item) -> None:
         """Send a message over a connection, and whatever can follow it there."""
         aboard = deque([first])
         conveyor = _Conveyor(self, self._leases, aboard)
+        scope = anyio.CancelScope()
+        self._starting.add(scope)
         try:
-            with self._life.call(admitted=True) as call:
-                await conveyor.run(call, first.again)
-        except Exception as error:  # noqa: BLE001 - also what a caller's token function raises
-            if conveyor.has_begun and isinstance(error, SMTPException):
+            with scope, self._life.call(admitted=True) as call:
+                await conveyor.run(call, scope, asker=self._asker)
+        except Exception as error:
+            if not conveyor.has_begun:
+                # Also what a caller's own token function raises.
+                self._cannot_begin(first, error)
+            elif isinstance(error, SMTPException):
                 self._interrupted(aboard, error)
             else:
-                self._cannot_begin(first, error)
+                raise
         except BaseException as cancellation:
             for item in aboard:
                 item.end(cancellation)
             raise
+        finally:
+            self._starting.discard(scope)
+        if scope.cancelled_caught:
+            # Nothing works any more: it was waiting for what another one did not get.
+            assert isinstance(self._error, Exception)
+            self._cannot_begin(first, copy(self._error))
+
+    def begun(self, scope: anyio.CancelScope) -> None:
+        """There is a connection: what is sent on it goes on to its end."""
+        self._starting.discard(scope)
 
     def following(self) -> _Item | None:
         """Who is next in line, if a connection that was used is good enough for it."""
@@ -352,6 +417,11 @@ class _Stream(AsyncIterator[Delivery[Any]]):
     def leave_line(self, item: _Item) -> None:
         assert item is self._line[0]
         self._leave_line()
+
+    def give_up(self, item: _Item, error: Exception) -> None:
+        """It cannot be written in a way that the server takes."""
+        item.end(error)
+        self._give_out(item)
 
     def settle(self, item: _Item, error: SMTPException | None, again: Again | None) -> None:
         """A transaction has ended; what follows for its message."""
@@ -367,6 +437,7 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         elif item.attempts.delay:
             self._group.start_soon(self._later, item)
         else:
+            item.attempts.begin()
             self._back_in_line(item)
 
     def _interrupted(self, aboard: deque[_Item], error: SMTPException) -> None:
@@ -379,17 +450,49 @@ class _Stream(AsyncIterator[Delivery[Any]]):
 
     def _cannot_begin(self, item: _Item, error: Exception) -> None:
         """There is no connection to be had: for this message, and so for the others."""
-        if isinstance(error, SMTPException) and item.book.goes_on(item.attempts, error):
-            self._group.start_soon(self._later, item)
+        is_first = not self._is_stuck
+        may_go_on = is_first and isinstance(error, SMTPException)
+        if may_go_on and item.book.goes_on(item.attempts, cast("SMTPException", error)):
+            self._group.start_soon(self._rest, item)
             return
         item.end(error)
-        self._is_stuck = True
-        self._error = error
+        if is_first:
+            self._is_stuck = True
+            self._error = error
+            self._stop()
+
+    def _stop(self) -> None:
+        """Nothing is begun any more; what waits for that comes to its end now."""
+        for scope in tuple(self._starting):
+            scope.cancel()
+        for item in tuple(self._sleeping):
+            self._sleeping.discard(item)
+            self._finish(item)
         self._make_room()
+        self._tell()
+
+    async def _rest(self, item: _Item) -> None:
+        """Nobody tries to connect before this one tries again."""
+        self._resting += 1
+        try:
+            await self._later(item)
+        finally:
+            self._resting -= 1
+            self._hire()
 
     async def _later(self, item: _Item) -> None:
-        await anyio.sleep(item.attempts.delay)
-        self._back_in_line(item)
+        self._sleeping.add(item)
+        try:
+            await self._life.pause(item.attempts.delay)
+        except SMTPException as error:
+            if item in self._sleeping:
+                self._sleeping.discard(item)
+                self._cannot_begin(item, error)
+            return
+        if item in self._sleeping:
+            self._sleeping.discard(item)
+            item.attempts.begin()
+            self._back_in_line(item)
 
     def _back_in_line(self, item: _Item) -> None:
         self._line.appendleft(item)
@@ -420,6 +523,11 @@ class _Stream(AsyncIterator[Delivery[Any]]):
                 self._next_number += 1
         self._tell()
 
+    def _give_out_the_rest(self) -> None:
+        """Nothing is in order any more: those that wait for others that will not come."""
+        early = self._early or {}
+        self._ended.extend(early.pop(number) for number in sorted(early))
+
     def _tell(self) -> None:
         if self._news is not None:
             self._news.set()
@@ -441,13 +549,16 @@ class _Conveyor:
         self.has_begun = False
         """Whether there was a connection."""
 
-    async def run(self, call: Call, again: Again | None) -> None:
+    async def run(self, call: Call, scope: anyio.CancelScope, *, asker: object) -> None:
         """Send what is aboard, and whatever boards."""
         leases, aboard = self._leases, self._aboard
         first = aboard[0]
         self._equip(first, call)
-        claim = await leases.lease(call, first.turn, first.book.ledger, again=again)
+        claim = await leases.lease(
+            call, first.turn, first.book.ledger, again=first.again, asker=asker
+        )
         self.has_begun = True
+        self._stream.begun(scope)
         channel = claim.connection
         assert channel is not None
         is_alone = not first.turn.has_boarded
@@ -475,6 +586,12 @@ class _Conveyor:
             if item.again is None or not item.again.is_last:
                 ledger, is_stale = item.book.ledger, item.sending.is_stale
                 again = self._leases.again_after(error, ledger, claim, item.turn, is_stale=is_stale)
+        except Exception as failure:  # noqa: BLE001 - it cannot be written in 7bit, however that fails
+            self._aboard.popleft()
+            self._stream.give_up(item, failure)
+            return
+        # What comes next finds a connection that has served before.
+        claim.was_used = True
         self._aboard.popleft()
         self._stream.settle(item, error, again)
 
@@ -499,6 +616,7 @@ class _Conveyor:
 
     def _equip(self, item: _Item, call: Call) -> None:
         settings = self._leases.settings
-        item.sending = Sending(item.job, item.book.ledger, settings.pipelining)
+        pace = self._leases.pace
+        item.sending = Sending(item.job, item.book.ledger, settings.pipelining, pace)
         item.turn = Turn(call.clock, item.sending)
         item.book.ledger.phase = "waiting"

@@ -54,6 +54,7 @@ class Claim(Generic[C]):
     """One caller's right, or wait, to use one connection."""
 
     __slots__ = (
+        "asker",
         "holder",
         "is_fresh",
         "may_share",
@@ -74,6 +75,8 @@ class Claim(Generic[C]):
         may_share: bool,
     ) -> None:
         self.holder = holder
+        self.asker = holder
+        """Who cannot go on before it is granted."""
         self.wake = wake
         self.number = number
         self.is_fresh = is_fresh
@@ -129,6 +132,11 @@ class Pool(Generic[C]):
         return sum(slot.connection is not None for slot in self._slots)
 
     @property
+    def size(self) -> int:
+        """How many connections there are or are being opened."""
+        return len(self._slots)
+
+    @property
     def idle(self) -> int:
         """How many connections wait for somebody to use them."""
         return len(self._idle)
@@ -161,15 +169,19 @@ class Pool(Generic[C]):
         is_first: bool = False,
         is_fresh: bool = False,
         may_share: bool = False,
+        asker: object = None,
     ) -> Claim[C]:
         """Ask for a connection; ``is_first``, because it has waited before, in front of the others.
 
-        RuntimeError if everybody who has a connection waits for another one, this holder included.
+        ``asker`` is who waits, if it is not who will have it. RuntimeError if everybody who has a
+        connection waits for another one, this asker included.
         """
         self._numbers += 1
         # In front of all that ask for the first time, and behind those that have asked again.
         number = self._numbers - _IN_FRONT if is_first else self._numbers
-        claim = Claim[C](holder, wake, number, is_fresh=is_fresh, may_share=may_share)
+        claim: Claim[C] = Claim(holder, wake, number, is_fresh=is_fresh, may_share=may_share)
+        if asker is not None:
+            claim.asker = asker
         self._queue(claim)
         self._grant()
         if not claim.is_granted and self._is_deadlocked():
@@ -340,7 +352,7 @@ class Pool(Generic[C]):
         return opening < at_once
 
     def _new_slot(self) -> Slot[C]:
-        slot = Slot[C]()
+        slot: Slot[C] = Slot()
         self._slots.append(slot)
         return slot
 
@@ -351,7 +363,7 @@ class Pool(Generic[C]):
 
     def _is_deadlocked(self) -> bool:
         """Whether everybody who could give back a connection waits for one."""
-        waiting = {claim.holder for claim in self._waiting}
+        waiting = {claim.asker for claim in self._waiting}
         return bool(self._granted) and all(held.holder in waiting for held in self._granted)
 
 

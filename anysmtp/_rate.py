@@ -1,8 +1,14 @@
-"""How many messages may begin in how many seconds: pure state, in any window of that length."""
+"""How many messages may begin in how many seconds, in any span of that length.
+
+`Rate` is pure state; `Pace` has those that come too early wait, in the order of asking. A message
+begins when its connection is there, so that one who stops waiting for that has used up nothing.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+
+import anyio
 
 
 class Rate:
@@ -22,3 +28,29 @@ class Rate:
     def begin(self, now: float) -> None:
         """One begins."""
         self._begun.append(now)
+
+
+class Pace:
+    """The rate of one client."""
+
+    def __init__(self, rate: tuple[int, float]) -> None:
+        self._rate = Rate(*rate)
+        self._line = anyio.Lock(fast_acquire=True)
+
+    async def begin(self) -> bool:
+        """Begin a message as soon as one may; whether that took waiting."""
+        async with self._line:
+            has_waited = False
+            while delay := self._rate.delay(anyio.current_time()):
+                has_waited = True
+                await anyio.sleep(delay)
+            self._rate.begin(anyio.current_time())
+            return has_waited
+
+    def begin_now(self) -> bool:
+        """Begin a message if one may now, and nobody waits."""
+        now = anyio.current_time()
+        if self._line.locked() or self._rate.delay(now):
+            return False
+        self._rate.begin(now)
+        return True

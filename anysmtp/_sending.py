@@ -21,10 +21,19 @@ from ._channel import Body, Channel
 from ._clock import Clock
 from ._delivery import Ledger
 from ._envelope import Content, Job
+from ._protocol._commands import Command
 from ._protocol._session import Awaited
-from ._protocol._transaction import MAX_FLIGHT, Pipelining, Transaction, needs_downgrade
+from ._protocol._transaction import (
+    EAGER_SIZE,
+    MAX_FLIGHT,
+    Pipelining,
+    Sink,
+    Transaction,
+    needs_downgrade,
+)
+from ._rate import Pace
 from ._turns import Turn
-from .errors import SMTPException
+from .errors import SMTPException, SMTPServerDisconnected
 
 # Octets of messages on the way, unanswered, on one connection: what a socket's buffers take.
 WINDOW = 65536
@@ -39,14 +48,18 @@ class Sending:
         "_job",
         "_last",
         "_ledger",
+        "_pace",
         "_pipelining",
         "_transaction",
     )
 
-    def __init__(self, job: Job, ledger: Ledger, pipelining: Pipelining) -> None:
+    def __init__(
+        self, job: Job, ledger: Ledger, pipelining: Pipelining, pace: Pace | None = None
+    ) -> None:
         self._job = job
         self._ledger = ledger
         self._pipelining: Pipelining = pipelining
+        self._pace = pace
         self._content: Content = job.content
         self._channel: Channel | None = None
         self._transaction: Transaction | None = None
@@ -81,6 +94,9 @@ class Sending:
         except SMTPException:
             # What it lacks it will be told when it has a turn of its own.
             return b""
+        if self._pace is not None and not self._pace.begin_now():
+            self._transaction = None
+            return b""
         return self._flight(turn)
 
     async def deliver(self, channel: Channel, turn: Turn) -> None:
@@ -90,14 +106,24 @@ class Sending:
                 await self._begin(channel, turn)
             transaction = self._transaction
             assert transaction is not None
-            await self._settle_envelope(turn)
+            await self._settle_envelope(transaction, turn)
             await self._end(transaction, turn)
             self._ledger.server = channel.link.server
             transaction.result()
         except SMTPException as error:
-            error.server = channel.link.server
-            error.connection_closed = not channel.is_open
+            failure = self._reason(error)
+            failure.server = channel.link.server
+            failure.connection_closed = not channel.is_open
+            if failure is not error:
+                raise failure from error
             raise
+
+    def _reason(self, error: SMTPException) -> SMTPException:
+        """The server's good-bye, where the connection then was lost."""
+        transaction = self._transaction
+        if transaction is not None and isinstance(error, SMTPServerDisconnected):
+            return transaction.goodbye or error
+        return error
 
     async def _begin(self, channel: Channel, turn: Turn) -> None:
         """Write the first flight, and behind one that is eager those of others."""
@@ -113,12 +139,22 @@ class Sending:
         await channel.catch_up(turn)
         if channel.is_pooled and channel.is_worn:
             raise channel.worn_out()
+        await self._wait_for_pace(channel, clock)
         is_behind = channel.is_owed_to_others(turn)
         self._plan(channel)
         flight = self._flight(turn)
         if not self.needs_turn:
             flight += channel.take_along()
         await channel.write(flight, is_behind=is_behind)
+
+    async def _wait_for_pace(self, channel: Channel, clock: Clock) -> None:
+        """Wait until another message may begin; a connection may have died meanwhile."""
+        if self._pace is None:
+            return
+        clock.stop()
+        is_alone = channel.session.is_quiet
+        if await self._pace.begin() and is_alone and not channel.looks_alive():
+            raise channel.worn_out()
 
     def _plan(self, channel: Channel) -> None:
         session = channel.session
@@ -128,31 +164,36 @@ class Sending:
             session.extensions,
             self._ledger,
             reset_first=session.may_have_transaction,
+            domains=session.domains if channel.is_pooled else None,
             pipelining=self._pipelining,
             refused_in_a_row=session.refused_in_a_row,
         )
-        channel.messages += 1
         self._channel = channel
         self._ledger.phase, self._ledger.bytes_total = "envelope", self._content.size
 
     def _flight(self, turn: Turn) -> bytes:
-        """Queue what the next flight awaits; its octets. None are left when it is settled."""
+        """Queue what the first flight awaits; its octets."""
+        assert self._transaction is not None
+        return self._post(self._transaction.flight(), turn)
+
+    def _post(self, flight: list[tuple[Command, Sink]], turn: Turn) -> bytes:
         transaction, channel = self._transaction, self._channel
         assert transaction is not None
         assert channel is not None
-        flight = transaction.flight()
+        if self._last is None:
+            channel.messages += 1
         octets = self._content.size if transaction.is_eager else 0
         last = len(flight) - 1
         for number, (command, sink) in enumerate(flight):
             self._last = channel.post(command, turn, sink, octets if number == last else 0)
         lines = [command.line for command, _ in flight]
-        if flight and transaction.is_eager:
+        if transaction.is_eager:
             transaction.hand_over()
             self._ledger.bytes_sent = octets
             lines += self._content.chunks()
         return b"".join(lines)
 
-    async def _settle_envelope(self, turn: Turn) -> None:
+    async def _settle_envelope(self, transaction: Transaction, turn: Turn) -> None:
         """Wait for the first flight's replies, and write and wait for those that follow it."""
         channel = self._channel
         assert channel is not None
@@ -161,9 +202,10 @@ class Sending:
         while True:
             assert self._last is not None
             await channel.wait(self._last)
-            await checkpoint_if_cancelled()
-            if not (flight := self._flight(turn)):
+            if not (commands := transaction.flight()):
                 return
+            await checkpoint_if_cancelled()
+            flight = self._post(commands, turn)
             channel.check_open()
             await channel.write(flight)
 
@@ -184,7 +226,7 @@ class Sending:
         channel, clock = self._channel, turn.clock
         assert channel is not None
         assert clock is not None
-        channel.is_stale |= transaction.is_stale
+        channel.is_stale |= transaction.is_stale or transaction.wears_out
         if transaction.end == "message":
             await self._send_message(transaction, clock)
         elif transaction.end == "lone dot":
@@ -194,7 +236,7 @@ class Sending:
                 await channel.send_message(nothing, clock, take_along=True)
         elif transaction.end == "hang up":
             await channel.break_off("the server waits for a message that was given up")
-        if transaction.has_hung_up:
+        if transaction.goodbye is not None:
             await channel.break_off("the server takes no more mail on this connection")
         session = channel.session
         session.refused_in_a_row = session.refused_in_a_row + 1 if transaction.took_nobody else 0
@@ -222,7 +264,9 @@ class Sending:
         if session.head is None:
             return True
         replies = min(len(self._job.recipients) + 3, MAX_FLIGHT)
-        is_room = session.unanswered + self._content.size <= WINDOW or not session.unanswered
+        may_be_eager = self._pipelining == "eager" and self._content.size <= EAGER_SIZE
+        octets = self._content.size if may_be_eager else 0
+        is_room = session.unanswered + octets <= WINDOW or not session.unanswered
         return is_room and session.awaits + replies <= MAX_FLIGHT
 
 

@@ -133,6 +133,8 @@ def test_recipients_are_asked_for_in_the_callers_order() -> None:
     send = Send("abcd")
     assert send.transact(accepted="a", refused={"d": FULL}, left_over="dbc")
     assert send.asked == "bcd"
+    assert send.ledger.keys("refused") == ("d",)
+    send.attempts.begin()
     assert send.ledger.keys("not_sent") == ("b", "c", "d")
 
 

@@ -89,10 +89,12 @@ class Scenario:
     keywords: tuple[str, ...] = DEFAULT_KEYWORDS
     limits: dict[str, Any] = field(default_factory=dict[str, Any])
     options: dict[str, Any] = field(default_factory=dict[str, Any])
+    capacity: int = 100
+    """Of the memory streams, where there are some: less than a message has."""
 
-    def client(self, bench: Bench) -> SMTP:
+    def client(self, bench: Bench, **options: Any) -> SMTP:
         limits = Limits(max_connections=self.connections, **self.limits)
-        return bench.client(limits=limits, **self.options)
+        return bench.client(limits=limits, **self.options, **options)
 
 
 # One connection
@@ -129,11 +131,18 @@ async def borrowed(stage: Stage) -> None:
     async def use() -> None:
         async with stage.smtp.connection() as conn:
             assert (await conn.vrfy("b@x.test")).code == 252
-            mine = Send(conn, stage.mine.subject)
-            mine.delivery = stage.mine.delivery
-            await mine()
+            await stage.mine_on(conn)()
 
     await start_in_order(partial(stage.stop, use), stage.other())
+
+
+async def on_one_connection(stage: Stage, place: int) -> None:
+    """Three tasks share one that was borrowed."""
+    stage.may_be_left_behind = True
+    async with stage.smtp.connection() as conn:
+        sends = [stage.other(conn), stage.other(conn)]
+        stopped = partial(stage.stop, stage.mine_on(conn))
+        await start_in_order(*sends[:place], stopped, *sends[place:])
 
 
 async def connect(stage: Stage) -> None:
@@ -189,6 +198,7 @@ async def idle_for_too_long(stage: Stage) -> None:
 
 EAGER: dict[str, Any] = {"keywords": CHUNKING, "options": {"pipelining": "eager"}}
 FIRST, MIDDLE, LAST = (partial(in_line, place=place) for place in range(3))
+ON_ONE = [partial(on_one_connection, place=place) for place in range(3)]
 
 SCENARIOS = {
     "connect": Scenario(connect),
@@ -208,17 +218,22 @@ SCENARIOS = {
     "three idle for too long": Scenario(
         idle_for_too_long, connections=3, limits={"keepalive_expiry": 0.0001}
     ),
+    "first on a borrowed one": Scenario(ON_ONE[0]),
+    "second on a borrowed one": Scenario(ON_ONE[1]),
+    "third on a borrowed one": Scenario(ON_ONE[2]),
+    "eager, second on a borrowed one": Scenario(ON_ONE[1], **EAGER),
+    "eager, third on a borrowed one": Scenario(ON_ONE[2], **EAGER),
     "eager, first of three": Scenario(FIRST, **EAGER),
     "eager, second of three": Scenario(MIDDLE, **EAGER),
     "eager, third of three": Scenario(LAST, **EAGER),
 }
 
 
-async def play(bench: Bench, scenario: Scenario, how: How) -> list[Stage]:
-    """Stop it at each of its awaits; what was on stage each time."""
+async def play(bench: Bench, scenario: Scenario, how: How, **options: Any) -> list[Stage]:
+    """Stop it everywhere; what was on stage each time."""
     stages: list[Stage] = []
     for k in range(1, BOUND, EACH):
-        async with scenario.client(bench) as smtp:
+        async with scenario.client(bench, **options) as smtp:
             stage = Stage(bench, smtp, k, how)
             stages.append(stage)
             await scenario.play(stage)
@@ -243,6 +258,48 @@ async def test_stopping_one_at_any_await_harms_no_other(
         await bench.server.wait_closed()
     judge(bench, [each for stage in stages for each in stage.sends])
     tally("awaits at which one of several was stopped", len(stages))
+
+
+# In the middle of a write
+
+
+async def slowly(stage: Stage, place: int) -> None:
+    """Three send on one connection, and each write takes a while."""
+    await stage.smtp.connect()
+    sends = [stage.other(), stage.other()]
+    stopped = partial(stage.stop_in_turn, stage.mine)
+    await start_in_order(*sends[:place], stopped, *sends[place:])
+
+
+async def slowly_in_front(stage: Stage, size: int) -> None:
+    """Others ride along, all of their messages, with the end of one that is too large for that."""
+    await stage.smtp.connect()
+    stopped = partial(stage.stop_in_turn, stage.mine_on(stage.smtp, size))
+    await start_in_order(stopped, stage.other(), stage.other())
+
+
+NARROW = {
+    f"{kind}, {name} of three": Scenario(partial(slowly, place=place), **options)
+    for kind, options in {"auto": {}, "lock-step": {"keywords": ("SIZE",)}, "eager": EAGER}.items()
+    for place, name in enumerate(("first", "second", "third"))
+} | {
+    "eager, in front, in one write": Scenario(partial(slowly_in_front, size=35_000), capacity=3000, **EAGER),
+    "eager, in front, in pieces": Scenario(partial(slowly_in_front, size=150_000), capacity=9000, **EAGER),
+}
+
+
+@pytest.mark.parametrize("scenario", NARROW.values(), ids=list(NARROW))
+@pytest.mark.parametrize("cancel_how", ["scope", "task"])
+async def test_stopping_one_in_the_middle_of_a_write_harms_no_other(
+    scenario: Scenario, cancel_how: How, certificates: Certificates, tally: Tally
+) -> None:
+    keywords, capacity = scenario.keywords, scenario.capacity
+    narrow = Bench("plain", certificates, keywords=keywords, capacity=capacity)
+    async with narrow as bench, no_leaks():
+        stages = await play(bench, scenario, cancel_how, connectable=bench.server.connectable)
+        await bench.server.wait_closed()
+    judge(bench, [each for stage in stages for each in stage.sends])
+    tally("turns in which one of several was stopped", len(stages))
 
 
 # The client's end

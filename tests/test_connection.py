@@ -360,7 +360,7 @@ async def test_a_refusal_in_the_middle_of_a_message_is_what_the_caller_sees() ->
 async def test_data_works_on_what_it_was_given_though_that_changes_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    raw = bytearray(b"Subject: large\r\n\r\n" + b"y\n" * 1024 * 1024)
+    raw = bytearray(b"Subject: large\r\n\r\n" + b"yyyyyyy\n" * 768 * 1024)
     run_sync = to_thread.run_sync
 
     async def change_and_run(work: Callable[[], Any], **options: Any) -> Any:
@@ -372,7 +372,7 @@ async def test_data_works_on_what_it_was_given_though_that_changes_meanwhile(
         await conn.rcpt(RECIPIENTS[0])
         monkeypatch.setattr(to_thread, "run_sync", change_and_run)
         await conn.data(raw)
-    assert server.messages[0].data == b"Subject: large\r\n\r\n" + b"y\r\n" * 1024 * 1024
+    assert server.messages[0].data == b"Subject: large\r\n\r\n" + b"yyyyyyy\r\n" * 768 * 1024
     assert not any(raw)
 
 

@@ -11,7 +11,10 @@ as it stands, in a folder with the files that it reads, with these things replac
 - `anyio.run` takes the backend of the test, where the program does not name one.
 - `anyio.sleep` takes no time. Logging is as in a fresh interpreter.
 
-The servers refuse ``nobody@``, and ``later@`` the first time, and take everything else.
+The servers refuse ``nobody@``, and ``later@`` the first time, and take everything else; `Relay` has
+some more of its own.
+
+A file of tests is run by pytest, with the same things replaced.
 
 A block of code that is not found, or is of a kind that nothing checks, fails a test too.
 """
@@ -46,6 +49,11 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from anyio.abc import ByteStream, SocketAttribute
 
 from support.aiosmtpd_server import AiosmtpdServer
+from support.script import DROP, Act
+from support.scripted import DEFAULT_KEYWORDS
+from support.threaded import ThreadedServer
+
+pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[1]
 CI = ROOT / ".ci" / "run"
@@ -68,6 +76,8 @@ RST = re.compile(
     re.MULTILINE,
 )
 RUNS_ON = re.compile(r"^(anyio|asyncio|trio)\.run\(", re.MULTILINE)
+# What is in the standard library, or the language, only from Python 3.11 on.
+NEW = ("asyncio.timeout(", "except* ")
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,7 @@ def _blocks(page: Path) -> Iterator[Block]:
 BLOCKS = [block for page in PAGES for block in _blocks(page)]
 PROGRAMS = [block for block in BLOCKS if block.language == "python"]
 SHELL = [block for block in BLOCKS if block.language == "sh"]
+TESTS = [program for program in PROGRAMS if program.caption.startswith("test_")]
 FIRST = next(block for block in PROGRAMS if block.page.name == "index.rst")
 
 
@@ -144,6 +155,29 @@ class Server(AiosmtpdServer):
     ) -> AuthResult:
         good = arguments[1:] == ["dXNlcj1hbm4BYXV0aD1CZWFyZXIgdG9rZW4BAQ=="]
         return AuthResult(success=good, handled=False)
+
+
+class Relay(ThreadedServer):
+    """A server for messages to whom something happens: see docs/concurrency.rst.
+
+    - ``nobody@`` is refused, after a third of a second;
+    - the answer for ``slow@`` comes after a second;
+    - the connection is closed in place of the answer for ``crash@``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._recipients: dict[int, str] = {}
+
+    def _answer(self, line: str) -> Act | None:
+        verb, _, rest = line.upper().partition(" ")
+        connection = anyio.get_current_task().id
+        if verb == "RCPT":
+            name = self._recipients[connection] = rest.partition("<")[2].partition("@")[0]
+            return Act("550 5.1.1 no such user", late=0.3) if name == "NOBODY" else None
+        if verb == "." or rest.endswith("LAST"):
+            return {"SLOW": Act(late=1), "CRASH": DROP}.get(self._recipients[connection])
+        return None
 
 
 class FarAway(ByteStream):
@@ -197,6 +231,10 @@ class Network:
             "smtp.corp.example:587": Server(starttls=self._context(corporate, "smtp.corp.example")),
             "relay.corp.example:587": Server(starttls=asking),
         }
+        self.scripted = {
+            "relay.example.com:25": Relay(keywords=[*DEFAULT_KEYWORDS, "CHUNKING"]),
+            "small.example.com:25": Relay(max_connections=2),
+        }
 
     def _context(self, authority: trustme.CA, name: str) -> ssl.SSLContext:
         """For the server of this name."""
@@ -209,7 +247,7 @@ class Network:
     def __enter__(self) -> Network:
         silent = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.ports = {"slow.example.com:25": silent.getsockname()[1]}
-        for name, server in self.servers.items():
+        for name, server in {**self.servers, **self.scripted}.items():
             self.ports[name] = self._stack.enter_context(server).port
         return self
 
@@ -220,11 +258,21 @@ class Network:
         for server in self.servers.values():
             server.messages.clear()
             server.asked.clear()
+        for relay in self.scripted.values():
+            relay.server.connections.clear()
 
-    def deliveries(self) -> Counter[tuple[bytes, str]]:
-        """How often each message was delivered to each recipient."""
-        messages = [message for server in self.servers.values() for message in server.messages]
-        return Counter((message.data, to) for message in messages for to in message.recipients)
+    def deliveries(self) -> Counter[tuple[object, bytes, str]]:
+        """How often each message was delivered to each recipient, over each server.
+
+        What a scripted server took and did not say counts too.
+        """
+        counts = Counter[tuple[object, bytes, str]]()
+        for server in self.servers.values():
+            counts.update((server, m.data, to) for m in server.messages for to in m.recipients)
+        for relay in self.scripted.values():
+            messages = relay.server.received
+            counts.update((relay, m.data, to) for m in messages for to in m.recipients)
+        return counts
 
     def install(self, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
         """Replace what a program reaches the world by."""
@@ -301,13 +349,14 @@ def test_every_block_is_of_a_kind_that_is_checked(page: Path) -> None:
     assert len(openings) == len(found) + len(outputs) + len(pages)
     assert {block.language for block in found} <= {"python", "sh"}
     run = [program for runner in ("anyio", "asyncio", "trio") for program in _programs(runner)]
-    assert {block for block in found if block.language == "python"} <= {*run}
+    assert {block for block in found if block.language == "python"} <= {*run, *TESTS}
 
 
 @pytest.mark.parametrize("program", _programs("anyio"), ids=str)
 def test_a_program_runs_on_either_backend(
     program: Block, network: Network, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _skip_if_new(program)
     _check(program, network, anyio_backend, monkeypatch)
 
 
@@ -315,8 +364,7 @@ def test_a_program_runs_on_either_backend(
 def test_a_program_for_asyncio_runs(
     program: Block, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "asyncio.timeout(" in program.source and sys.version_info < (3, 11):
-        pytest.skip("asyncio.timeout needs Python 3.11")
+    _skip_if_new(program)
     _check(program, network, "asyncio", monkeypatch)
 
 
@@ -326,6 +374,25 @@ def test_a_program_for_trio_runs(
 ) -> None:
     pytest.importorskip("trio", reason="trio is not installed")
     _check(program, network, "trio", monkeypatch)
+
+
+@pytest.mark.parametrize("program", TESTS, ids=str)
+def test_a_file_of_tests_passes_on_every_backend(
+    program: Block, network: Network, monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester
+) -> None:
+    backends = [name for name in ("asyncio", "trio") if importlib.util.find_spec(name)]
+    network.install(monkeypatch, backends[0])
+    monkeypatch.chdir(pytester.path)
+    pytester.makeini("[pytest]\nfilterwarnings = error")
+    (pytester.path / program.caption).write_text(program.source, "utf-8")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-k", " or ".join(backends))
+    result.assert_outcomes(passed=len(backends) * program.source.count("def test_"))
+    assert sum(network.deliveries().values()) == len(backends)
+
+
+def _skip_if_new(program: Block) -> None:
+    if sys.version_info < (3, 11) and any(words in program.source for words in NEW):
+        pytest.skip("it needs Python 3.11")
 
 
 def _output_of(program: Block) -> str:
@@ -342,6 +409,7 @@ def _check(program: Block, network: Network, backend: str, monkeypatch: pytest.M
     if not OutputChecker().check_output(wanted, printed, ELLIPSIS):
         pytest.fail(f"{program} printed\n{printed}\nand not\n{wanted}", pytrace=False)
     assert {*network.deliveries().values()} <= {1}
+    assert not [what for relay in network.scripted.values() for what in relay.server.violations]
 
 
 def test_the_first_program_reaches_the_server_that_the_page_starts(

@@ -58,8 +58,8 @@ class Extensions(Mapping[str, str]):
     limits: Mapping[str, int]
     """The limits that the server declares (RFC 9422), as ``{"RCPTMAX": 100}``.
 
-    ``RCPTMAX``, recipients in a transaction; ``RCPTDOMAINMAX``, domains of recipients in one;
-    ``MAILMAX``, transactions in a session. Those that are no number above 0 are left out."""
+    ``RCPTMAX``, recipients in a transaction; ``RCPTDOMAINMAX``, domains of recipients in a
+    session; ``MAILMAX``, transactions in a session. What is no number above 0 is left out."""
     eight_bit_mime: bool
     """Messages may have octets above 127 (8BITMIME, RFC 6152)."""
     smtputf8: bool

@@ -84,6 +84,7 @@ class Session:
         "_phase",
         "blamed",
         "broken",
+        "domains",
         "extensions",
         "goodbye",
         "may_have_transaction",
@@ -112,6 +113,8 @@ class Session:
         """Whether what the server says from here on may answer something that is no command."""
         self.may_have_transaction = False
         """Whether the next transaction must be preceded by RSET."""
+        self.domains: set[str] = set()
+        """The domains of recipients so far, where the server limits their number (RFC 9422)."""
         self.refused_in_a_row = 0
         """Transactions for which the server took no recipient, since it last took one."""
 

@@ -75,7 +75,8 @@ class Transaction:
     """The plan of one transaction and the meaning of its replies.
 
     SMTPNotSupported or SMTPMessageTooLarge, before anything is planned, if the server does not
-    offer what the job needs.
+    offer what the job needs. SMTPServerDisconnected if none of its recipients may be named on
+    this connection any more, with ``domains``, those that were named before.
     """
 
     __slots__ = (
@@ -100,6 +101,7 @@ class Transaction:
         "is_eager",
         "is_stale",
         "left_over",
+        "wears_out",
     )
 
     def __init__(
@@ -112,11 +114,12 @@ class Transaction:
         reset_first: bool,
         pipelining: Pipelining = "auto",
         refused_in_a_row: int = 0,
+        domains: set[str] | None = None,
     ) -> None:
         self._job = job
         self._ledger = ledger
         parameters, self._utf8 = _mail_parameters(job, content, extensions)
-        self._recipients, self._rest = _one_transaction(job, extensions.limits)
+        self._recipients, self._rest = _one_transaction(job, extensions.limits, domains)
         sender = "" if job.sender is None else self._path(job.sender)
         self._mail = _commands.mail(sender, parameters)
         self._pipelining = pipelining != "off" and extensions.pipelining
@@ -142,13 +145,16 @@ class Transaction:
         self._final: Reply | None = None
         self._refusal: SMTPException | None = None
         self.is_stale = False
-        """Whether the connection, and not the message, was refused, or is of no further use."""
+        """Whether the connection, and not the message, was refused."""
+        self.wears_out = False
+        """Whether the connection is of no further use all the same."""
         self.left_over: tuple[str, ...] = ()
         """Those that a next transaction is for, by their keys."""
 
     def flight(self) -> list[tuple[Command, Sink]]:
         """The commands to write now; empty when the envelope is settled."""
-        plan, flight = self._plan, list[tuple[Command, Sink]]()
+        plan = self._plan
+        flight: list[tuple[Command, Sink]] = []
         if self.is_eager:
             flight.extend(plan)
             plan.clear()
@@ -170,9 +176,9 @@ class Transaction:
         return "hang up" if self._server_has_recipients else "lone dot"
 
     @property
-    def has_hung_up(self) -> bool:
-        """Whether the server takes nothing more on this connection."""
-        return isinstance(self._refusal, SMTPServerDisconnected)
+    def goodbye(self) -> SMTPException | None:
+        """The server's word that it takes nothing more on this connection."""
+        return self._refusal if isinstance(self._refusal, SMTPServerDisconnected) else None
 
     @property
     def took_nobody(self) -> bool:
@@ -291,7 +297,7 @@ class Transaction:
         self._refusal = None
         self.take_final(reply)
         # Whether a server that refuses a chunk has read it is not to be relied on.
-        self.is_stale |= not reply.is_positive
+        self.wears_out = not reply.is_positive
 
     def _leave_over(self, too_many: Sequence[str]) -> None:
         self.left_over = self._ledger.left_over = (*too_many, *self._rest)
@@ -332,31 +338,36 @@ def _is_too_many(reply: Reply) -> bool:
 
 
 def _one_transaction(
-    job: Job, limits: Mapping[str, int]
+    job: Job, limits: Mapping[str, int], domains: set[str] | None
 ) -> tuple[tuple[Mailbox, ...], tuple[str, ...]]:
     """The recipients that a transaction may have by the server's LIMITS, and the keys of the rest.
 
+    RCPTMAX counts recipients in a transaction, RCPTDOMAINMAX their domains in the whole session.
     SMTPNotSupported where it must have them all.
     """
-    if not limits:
+    count, most_domains = limits.get("RCPTMAX"), limits.get("RCPTDOMAINMAX")
+    if count is None and (most_domains is None or domains is None):
         return job.recipients, ()
-    count, domains = limits.get("RCPTMAX"), limits.get("RCPTDOMAINMAX")
+    seen: set[str] = {*domains} if domains is not None else set()
     chosen: list[Mailbox] = []
     rest: list[str] = []
-    seen: set[str] = set()
     for recipient in job.recipients:
         domain = recipient.utf8.rpartition("@")[2].lower()
-        is_full = len(chosen) == count or (len(seen) == domains and domain not in seen)
-        if is_full:
+        is_one_too_many = domains is not None and len(seen) == most_domains and domain not in seen
+        if len(chosen) == count or is_one_too_many:
             rest.append(recipient.given)
         else:
             chosen.append(recipient)
             seen.add(domain)
+    if not chosen:
+        raise SMTPServerDisconnected("the server takes no other domain on this connection")
     if rest and job.require_all:
         raise SMTPNotSupported(
             f"the server takes {len(chosen)} of the {len(job.recipients)} recipients in one "
             "transaction, and require_all needs them in one"
         )
+    if domains is not None:
+        domains |= seen
     return tuple(chosen), tuple(rest)
 
 

@@ -38,6 +38,7 @@ class Bench:
         *,
         keywords: Sequence[str] = DEFAULT_KEYWORDS,
         pipelining: bool = True,
+        capacity: int = 65536,
     ) -> None:
         self.once: dict[str, Answer] = {}
         """Answers for the next time that a point is met, by the beginning of its line."""
@@ -47,6 +48,7 @@ class Bench:
             keywords=[word for word in keywords if pipelining or word != "PIPELINING"],
             starttls=certificates.server if transport == "starttls" else None,
             implicit_tls=certificates.server if transport == "implicit" else None,
+            capacity=capacity,
         )
         self._options: dict[str, Any] = {"tls": "off", "timeout": None}
         if transport != "plain":

@@ -261,14 +261,12 @@ class Leases:
     def _may_wait_after(self, error: SMTPException) -> bool:
         """Whether a connection was refused because of those that there are.
 
-        A reply may say so, or the end of the connection; a server that is known to work may just
-        not answer.
+        A reply may say so; a server that is known to work may just not answer, or hang up.
         """
         if error.reply is not None:
             return error.reply.is_transient
-        if isinstance(error, SMTPTimeoutError):
-            return self.pool.open > 0
-        return isinstance(error, (SMTPConnectError, SMTPServerDisconnected))
+        is_silent = isinstance(error, (SMTPConnectError, SMTPServerDisconnected, SMTPTimeoutError))
+        return is_silent and self.pool.open > 0
 
     def _next_passenger(self, channel: Channel) -> Turn | None:
         """Who waits first for a connection, if he has a message that may ride along."""

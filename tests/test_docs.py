@@ -247,8 +247,10 @@ class Network:
     def __enter__(self) -> Network:
         silent = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.ports = {"slow.example.com:25": silent.getsockname()[1]}
-        for name, server in {**self.servers, **self.scripted}.items():
+        for name, server in self.servers.items():
             self.ports[name] = self._stack.enter_context(server).port
+        for name, relay in self.scripted.items():
+            self.ports[name] = self._stack.enter_context(relay).port
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -458,7 +458,9 @@ async def test_messages_begin_at_the_rate_that_was_asked_for(
         check_rate(house.times, 3, 10)
         # Not slower than that: the last three begin in the fourth window.
         assert 30 <= house.seconds < 31.5
-    assert house.senders == names(range(12))
+    # Which of several connections is there first is nobody's choice.
+    assert sorted(house.senders) == sorted(names(range(12)))
+    assert connections > 1 or house.senders == names(range(12))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -506,7 +508,7 @@ async def test_one_who_stops_waiting_uses_up_nothing() -> None:
             await anyio.wait_all_tasks_blocked()
         await anyio.sleep(1)
         leaving.cancel_scope.cancel()
-    assert house.senders == names([0, 3, 5, 6])
+    assert sorted(house.senders) == names([0, 3, 5, 6])
     check_rate(house.times, 1, 10)
     assert house.times[-1] == pytest.approx(30, abs=1)
 

@@ -159,7 +159,7 @@ MIXED = ["a@x.test", "b@y.test", "c@X.TEST", "d@z.test", "e@y.test"]
         (
             ["RCPTMAX=3", "RCPTDOMAINMAX=2"],
             2,
-            [["a@x.test", "b@y.test", "c@X.TEST"], ["d@z.test", "e@y.test"]],
+            [["a@x.test", "b@y.test", "c@X.TEST"], ["e@y.test"], ["d@z.test"]],
         ),
         (["RCPTMAX=5", "RCPTDOMAINMAX=3"], 3, [MIXED]),
     ],

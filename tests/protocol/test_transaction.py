@@ -565,7 +565,7 @@ def test_a_server_that_ends_the_session_before_an_eager_message_has_not_taken_it
     refused = {B: ["b@x"], C: ["c@x"]}.get(where, [])
     assert [*conversation.ledger.replies("refused")] == refused
     transaction = conversation.transaction
-    assert transaction.has_hung_up
+    assert transaction.goodbye is not None
     assert transaction.is_stale
 
 
@@ -591,7 +591,7 @@ def test_whoever_says_yes_to_an_eager_message_has_it(codes: dict[str, int]) -> N
 
 
 @pytest.mark.parametrize(
-    ("codes", "is_stale"),
+    ("codes", "wears_out"),
     [
         ({}, False),
         ({B: 550}, False),
@@ -604,9 +604,11 @@ def test_whoever_says_yes_to_an_eager_message_has_it(codes: dict[str, int]) -> N
     ],
 )
 def test_a_connection_is_of_no_further_use_after_a_refused_chunk(
-    codes: dict[str, int], is_stale: bool
+    codes: dict[str, int], wears_out: bool
 ) -> None:
-    assert talk(job(), codes, **EAGER).transaction.is_stale is is_stale
+    transaction = talk(job(), codes, **EAGER).transaction
+    assert transaction.wears_out is wears_out
+    assert not transaction.is_stale
 
 
 def test_an_eager_message_for_nobody_is_refused_by_the_envelope() -> None:
@@ -667,7 +669,8 @@ def test_a_transaction_has_as_many_recipients_as_the_server_says(
     limits: str, recipients: list[str], asked: list[str], rest: list[str], options: dict[str, Any]
 ) -> None:
     offers = ["PIPELINING", "CHUNKING", f"LIMITS {limits}"]
-    conversation = talk(job(*recipients), offers=offers, **options)
+    seen: set[str] = set()
+    conversation = talk(job(*recipients), offers=offers, domains=seen, **options)
     assert conversation.flights[0][1:-1] == [f"RCPT TO:<{key}>" for key in asked]
     assert [*conversation.ledger.replies("accepted")] == asked
     assert [*conversation.ledger.keys("not_sent")] == rest
@@ -888,3 +891,19 @@ def test_whatever_is_answered_the_ledger_tells_the_truth(
     result = conversation.result()
     assert isinstance(result, Receipt) is bool(conversation.ledger.replies("accepted"))
     assert conversation.ledger.outcome != "in_doubt"
+
+
+def test_the_domains_of_a_session_are_counted_over_its_transactions() -> None:
+    seen: set[str] = set()
+    offers = "LIMITS RCPTDOMAINMAX=2"
+    assert talk(job("1@x"), offers=offers, domains=seen).left_over == ()
+    assert [*talk(job("2@y", "3@z"), offers=offers, domains=seen).left_over] == ["3@z"]
+    assert talk(job("4@X", "5@Y"), offers=offers, domains=seen).left_over == ()
+    with pytest.raises(SMTPServerDisconnected, match="no other domain"):
+        talk(job("6@z"), offers=offers, domains=seen)
+    assert seen == {"x", "y"}
+
+
+def test_where_no_other_connection_can_be_had_the_server_judges_the_domains() -> None:
+    offers = "LIMITS RCPTDOMAINMAX=1"
+    assert talk(job("1@x", "2@y"), offers=offers).left_over == ()

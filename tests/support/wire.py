@@ -69,7 +69,7 @@ class Wire(ByteStream):
     async def end(self, how: Close, tls: TLSStream | None) -> None:
         """End the server's side in this way."""
         if how == "reset":
-            self._arm_reset()
+            arm_reset(self._raw)
             await self._raw.aclose()
             return
         if how == "close" and tls is not None:
@@ -98,9 +98,11 @@ class Wire(ByteStream):
         except (EndOfStream, BrokenResourceError, ssl.SSLError, WireCutError):
             return
 
-    def _arm_reset(self) -> None:
-        if isinstance(self._raw, MemoryByteStream):
-            self._raw.reset()
-        else:
-            raw_socket = self._raw.extra(SocketAttribute.raw_socket)
-            raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+
+def arm_reset(raw: ByteStream) -> None:
+    """Have the stream's closing be a reset."""
+    if isinstance(raw, MemoryByteStream):
+        raw.reset()
+    else:
+        raw_socket = raw.extra(SocketAttribute.raw_socket)
+        raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

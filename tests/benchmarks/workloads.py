@@ -1,0 +1,158 @@
+"""What there is to do, as data: one `Workload` for each row of the comparison."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from email.message import EmailMessage
+from email.policy import SMTP
+from functools import cache, cached_property
+from typing import Literal, TypeAlias
+
+Unit: TypeAlias = Literal["messages/s", "MiB/s", "CPU us/message", "round trips/message"]
+TLS: TypeAlias = Literal["plain", "implicit", "starttls"]
+
+SERVERS = ("sink", "smtp-sink", "postfix")
+SENDER = "sender@example.test"
+USERNAME, PASSWORD = "ann", "correct horse"
+LOCAL_HOSTNAME = "client.example.test"
+MIB = 1 << 20
+DELAY = 0.025
+"""Of the long link, one way."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """So many messages of one kind, to be sent over so many connections."""
+
+    name: str
+    title: str
+    unit: Unit
+    count: int
+    """Messages in one run of a client that sends one after another."""
+    quick: int
+    """The same for a quick run."""
+    servers: tuple[str, ...] = ("sink",)
+    is_raw: bool = False
+    """Whether the messages are bytes with an envelope of their own, or message objects."""
+    recipients: int = 1
+    attachment: int = 0
+    tls: TLS = "plain"
+    connections: int = 1
+    delay: float = 0
+    is_first: bool = False
+    """Whether the time runs from before there is a connection."""
+    is_fixed: bool = False
+    """Whether a faster way of sending gets no more messages."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.unit.endswith("/s")
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            *("objects", "1 KiB message objects, one recipient", "messages/s"),
+            *(1500, 250),
+            servers=SERVERS,
+        ),
+        Workload(
+            *("bytes", "1 KiB as bytes, one recipient", "messages/s"),
+            *(1500, 250),
+            servers=SERVERS,
+            is_raw=True,
+        ),
+        Workload(
+            *("recipients", "1 KiB message objects, 50 recipients", "messages/s"),
+            *(60, 15),
+            recipients=50,
+        ),
+        Workload(
+            *("attachment", "message objects with 10 MiB attached", "MiB/s"),
+            *(6, 2),
+            attachment=10 * MIB,
+        ),
+        Workload(
+            *("tls", "1 KiB message objects over implicit TLS 1.3", "messages/s"),
+            *(1500, 250),
+            tls="implicit",
+        ),
+        Workload(
+            *("connections", "1 KiB message objects over 50 connections", "CPU us/message"),
+            *(5000, 1000),
+            connections=50,
+            is_fixed=True,
+        ),
+        Workload(
+            *("link", "50 ms link, 1 KiB as bytes, one recipient", "round trips/message"),
+            *(10, 2),
+            is_raw=True,
+            delay=DELAY,
+        ),
+        Workload(
+            *("link-10", "50 ms link, 1 KiB as bytes, 10 recipients", "round trips/message"),
+            *(10, 2),
+            is_raw=True,
+            recipients=10,
+            delay=DELAY,
+        ),
+        Workload(
+            *("first", "50 ms link, from connect to the first message accepted, over STARTTLS"),
+            *("round trips/message", 1, 1),
+            tls="starttls",
+            delay=DELAY,
+            is_first=True,
+            is_fixed=True,
+        ),
+    )
+}
+
+
+class Letters:
+    """The messages of a workload: all different, all made before the time runs."""
+
+    def __init__(self, workload: Workload, count: int) -> None:
+        self._workload = workload
+        self._count = count
+
+    @cached_property
+    def recipients(self) -> list[str]:
+        return [f"recipient{number}@example.test" for number in range(self._workload.recipients)]
+
+    @cached_property
+    def objects(self) -> list[EmailMessage]:
+        return [self._object(number) for number in range(self._count)]
+
+    @cached_property
+    def raw(self) -> list[bytes]:
+        return [message.as_bytes(policy=SMTP) for message in self.objects]
+
+    def _object(self, number: int) -> EmailMessage:
+        message = letter(number)
+        if self._workload.attachment:
+            message.add_attachment(b"", "application", "octet-stream", filename="attached")
+            next(message.iter_attachments()).set_payload(_payload(self._workload.attachment))
+        return message
+
+
+def letter(number: int) -> EmailMessage:
+    """A message of 1 KiB."""
+    message = EmailMessage()
+    message["From"] = f"A Sender <{SENDER}>"
+    message["To"] = "recipient0@example.test"
+    message["Subject"] = f"Letter {number} of the benchmark"
+    message["Date"] = "Sun, 22 Nov 2026 12:00:00 +0000"
+    message["Message-ID"] = f"<{number}@example.test>"
+    message.set_content(_TEXT)
+    return message
+
+
+_TEXT = "The quick brown fox jumps over the lazy dog, and the dog sleeps on.\n" * 11
+
+
+@cache
+def _payload(size: int) -> str:
+    """What add_attachment makes of so many bytes; all messages share it."""
+    return base64.encodebytes(bytes(size)).decode()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from . import errors, sasl
+from ._attempts import Retry
 from ._client import SMTP, Borrowed
 from ._clock import Timeouts
 from ._connect import create_tls_context
 from ._connection import SMTPConnection
 from ._delivery import Delivery, Outcome
-from ._envelope import AddressLike, Envelope, Receipt, Recipients
-from ._mailer import Mailer, RawMessage, SendOptions
+from ._envelope import AddressLike, Envelope, Mail, RawMessage, Receipt, Recipients
+from ._mailer import Mailer, SendOptions
+from ._many import SendMany
 from ._protocol._extensions import Extensions
 from ._reply import Reply
 from ._send import SendAloneOptions, send
-from ._settings import Options, TLSMode
+from ._settings import Limits, Options, TLSMode
 from ._version import __version__
 from .errors import (
     SMTPAuthenticationError,
@@ -38,6 +40,8 @@ __all__ = [
     "Delivery",
     "Envelope",
     "Extensions",
+    "Limits",
+    "Mail",
     "Mailer",
     "Options",
     "Outcome",
@@ -45,6 +49,7 @@ __all__ = [
     "Receipt",
     "Recipients",
     "Reply",
+    "Retry",
     "SMTP",
     "SMTPAuthenticationError",
     "SMTPConnectError",
@@ -62,6 +67,7 @@ __all__ = [
     "SMTPTLSError",
     "SMTPTimeoutError",
     "SendAloneOptions",
+    "SendMany",
     "SendOptions",
     "TLSMode",
     "Timeouts",

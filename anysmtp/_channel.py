@@ -1,20 +1,24 @@
 """A session on a stream: the seam at which plans meet cancellation.
 
-Theory of operation. Whoever wants to speak holds the *turn*, a fair lock, from its first octet to
-its last reply. Everything that can stop at an await is in three places, and each has one rule for
-any end but the expected one, be it an error, a timeout or cancellation:
+Theory of operation. Several tasks may use one channel. Whoever wants to write holds the *turn*
+(`_turns`); what he sends joins one queue of awaited replies, and from then on he waits for his own.
+One of those who wait reads for all of them, and hands over when he has what he waits for. What a
+reply means is worked out in the step that reads it (`Session.next_reply`), so no fact is lost
+between an await and its caller, whoever read it. Each is timed while his reply is next in line.
 
-- `_write`: a write that did not return is torn, for nobody knows how much of it left;
-- `_read_until`: replies that nobody waits for any more would be taken for the next task's;
-- `_send_long`, which writes and reads at once.
+What may stop at an await, and the rule for any end but the expected one:
 
-And a turn that ends in the middle of a conversation, a 354 without its message, ends the
-channel too.
+- A write that did not return is *torn*, for nobody knows how much of it left: the session is
+  broken, and the stream closed. Where others have replies in front of it, a write fits the buffers
+  of the socket, and is shielded from cancellation instead.
+- A wait that was cancelled leaves *orphans*, which those behind it read and throw away. If nobody
+  is behind it, or if an orphan asks for more (a 354 that wants its message), the channel takes no
+  new commands, and is closed once those in front have their replies.
+- A wait that was too long, octets that are no reply and replies to nothing break the session too.
 
-The rule: the session is broken first, synchronously, then the stream is closed, and nothing is ever
-sent in it again. A broken channel costs one connection; a channel that is out of step would cost
-somebody's mail. What a reply means is worked out in the step that reads it (`Session.next_reply`),
-so no fact is lost between an await and its caller.
+To break a session is synchronous, and comes first; then the stream is closed. Nothing is ever sent
+in it again. A broken channel costs one connection; a channel that is out of step would cost
+somebody's mail.
 
 Before each write stands a checkpoint that does nothing unless the caller is cancelled already: then
 nothing was written and nothing is torn.
@@ -38,6 +42,7 @@ from ._protocol._commands import Command
 from ._protocol._session import Awaited, Session
 from ._reply import Reply
 from ._tasks import UngroupedTasks
+from ._turns import Turn, Turns
 from .errors import SMTPException, SMTPProtocolError, SMTPServerDisconnected, SMTPTLSError
 
 _wire = logging.getLogger("anysmtp.wire")
@@ -46,6 +51,9 @@ _wire = logging.getLogger("anysmtp.wire")
 ONE_WRITE = 65536
 # Seconds to wait for what a server says when it cuts a message off.
 _LAST_WORDS = 1.0
+_UNFINISHED = "a conversation was not finished"
+# Seconds for a write that the socket's buffers have room for, and that may not be cancelled.
+_SHIELDED_WRITE = 2.0
 
 
 class Body:
@@ -72,35 +80,70 @@ class Body:
         """Called with the number of octets of each chunk that was written."""
 
 
+class _Waiting:
+    """A task that waits for a reply which another one may read."""
+
+    __slots__ = ("news", "until")
+
+    def __init__(self, until: Awaited) -> None:
+        self.until = until
+        self.news: anyio.Event | None = None
+
+    async def wait(self) -> None:
+        self.news = anyio.Event()
+        await self.news.wait()
+        self.news = None
+
+    def wake(self) -> None:
+        if self.news is not None:
+            self.news.set()
+
+
 class Channel:
-    """One session on one stream. Its methods are called by the holder of the `turn`."""
+    """One session on one stream. Whoever writes holds a turn."""
 
     def __init__(self, link: Link, timeouts: Timeouts) -> None:
         self.link = link
         self.timeouts = timeouts
         self.session = Session()
-        self._lock = anyio.Lock(fast_acquire=True)
+        self.turns = Turns()
         self.is_stale = False
         """Whether the server has said that it takes no more mail on this connection."""
+        self.messages = 0
+        """How many transactions were begun."""
+        self.max_messages: int | None = None
+        """How many there may be."""
+        self._closing: str | None = None
+        self._waiting: list[_Waiting] = []
+        self._is_read = False
+        self._writing = anyio.Lock(fast_acquire=True)
+        self._timed: tuple[Awaited, Turn] | None = None
+        self._breach: tuple[object, SMTPProtocolError] | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether something can be sent, as far as is known."""
-        return self.session.broken is None and self.session.goodbye is None
+        session = self.session
+        return session.broken is None and session.goodbye is None and self._closing is None
 
     @property
     def is_idle(self) -> bool:
         """Whether the next one can begin, as far as is known: nobody speaks, nothing is open."""
-        return self.is_open and self.session.is_quiet and not self._lock.locked()
+        return self.is_open and self.session.is_quiet and self.turns.holder is None
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether no other message is to be sent here, although the session is in order."""
+        return self.is_stale or self.messages == self.max_messages
 
     @property
     def is_reusable(self) -> bool:
         """Whether a look at an idle connection finds it as it was left."""
         return self.is_idle and _connect.looks_alive(self.link.stream)
 
-    def turn(self) -> Turn:
-        """``async with channel.turn()``: wait until nobody else speaks."""
-        return Turn(self, self._lock)
+    def turn(self, turn: Turn | None = None) -> Speaking:
+        """``async with channel.turn()``: wait until nobody else writes."""
+        return Speaking(self, turn or Turn())
 
     async def exchange(
         self,
@@ -112,49 +155,115 @@ class Channel:
 
         RuntimeError if a command cannot be sent now; then nothing was written.
         """
-        self.check_open()
-        await checkpoint_if_cancelled()
-        awaited = [self.session.send(command, sink) for command in commands]
-        self._trace(">", (command.shown for command in commands))
-        self._time(clock)
-        await self._write(b"".join([command.line for command in commands]))
-        await self._read_until(awaited[-1], clock)
+        turn = self._speaker(clock)
+        await self.catch_up(turn)
+        is_behind = self.is_owed_to_others(turn)
+        awaited = [self.post(command, turn, sink) for command in commands]
+        await self.write(b"".join([command.line for command in commands]), is_behind=is_behind)
+        await self.wait(awaited[-1])
+        if self.session.broken is not None:
+            # The server has said more than it was asked.
+            raise self._reason(turn)
         return awaited
+
+    async def catch_up(self, turn: Turn) -> None:
+        """Wait until the holder of the turn may write a command.
+
+        Where others have gone away without their replies, and no command may be sent before these
+        have come, he reads them.
+        """
+        self.check_open()
+        last = self.session.last
+        if last is not None and not self.session.may_be_followed_now:
+            last.owner = last.owner or turn
+            self._time()
+            await self.wait(last)
+            self.check_open()
+        await checkpoint_if_cancelled()
 
     async def read_greeting(self, clock: Clock) -> Reply:
         """Read the reply that a session starts with."""
         self.check_open()
         awaited = self.session.head
         assert awaited is not None
-        await self._read_until(awaited, clock)
+        awaited.owner = self._speaker(clock)
+        self._time()
+        await self.wait(awaited)
         assert awaited.reply is not None
         return awaited.reply
 
-    async def send_message(self, body: Body, clock: Clock) -> None:
+    def post(
+        self,
+        command: Command,
+        turn: Turn,
+        sink: Callable[[Reply], None] | None = None,
+        octets: int = 0,
+    ) -> Awaited:
+        """Queue a command, which the caller writes before he awaits anything."""
+        awaited = self.session.send(command, sink, turn, octets)
+        if _wire.isEnabledFor(logging.DEBUG):
+            self._trace(">", (command.shown,))
+            if octets:
+                self._trace(">", (f"(a message of {octets} octets)",))
+        self._time()
+        return awaited
+
+    async def write(self, data: bytes, *, is_behind: bool = False) -> None:
+        """Write; a write that does not return is torn.
+
+        ``is_behind``: others have replies in front of it, and it is small.
+        """
+        try:
+            async with self._writing:
+                if is_behind:
+                    await self._send_shielded(data)
+                else:
+                    await self._send(data)
+        except BaseException:
+            await self.break_off("a write was interrupted")
+            raise
+
+    async def wait(self, until: Awaited) -> None:
+        """Read, or let another task read, until this reply is there."""
+        owner = until.owner
+        waiting = _Waiting(until)
+        self._waiting.append(waiting)
+        try:
+            while until.reply is None:
+                if self.session.broken is not None:
+                    raise self._reason(owner)
+                if self._is_read:
+                    await waiting.wait()
+                else:
+                    await self._read()
+        except BaseException:
+            await self._give_up(owner)
+            raise
+        finally:
+            self._waiting.remove(waiting)
+            if not self._is_read and self._waiting:
+                self._waiting[0].wake()
+        if self._closing is not None:
+            await self._close_if_forsaken()
+
+    async def send_message(self, body: Body, clock: Clock, *, take_along: bool = False) -> None:
         """Write a message after the server's 354, and read the reply to it.
 
-        Returns when the final reply, or a refusal that came early, was taken; after the latter
-        the channel is closed.
+        ``take_along``: whoever is next may begin with its end. Returns when the final reply, or a
+        refusal that came early, was taken; after the latter the channel is closed.
         """
         self.check_open()
         await checkpoint_if_cancelled()
+        turn = self._speaker(clock)
         end = self.session.begin_body(body.take_final)
         self._trace(">", (f"(a message of {body.size} octets)",))
         if body.size > ONE_WRITE:
-            await self._send_long(body, end, clock)
+            await self._send_long(body, end, turn, take_along=take_along)
             return
         wire = b"".join([*map(DotStuffer().stuff, body.chunks), END])
-        self._time(clock)
-        end.written = True
-        body.hand_over()
-        await self._write(wire)
+        await self.write(wire + self._end(body, end, turn, take_along=take_along))
         body.progress(body.size)
-        try:
-            await self._read_until(end, clock)
-        except SMTPProtocolError:
-            # The message is settled, whatever the server said behind its final reply.
-            if end.reply is None:
-                raise
+        await self.wait(end)
 
     async def encrypt(self, context: ssl.SSLContext) -> None:
         """Put TLS on the stream, after the server's 220 to STARTTLS (RFC 3207 section 4)."""
@@ -184,7 +293,58 @@ class Channel:
         self._break(reason)
         await _connect.close(self.link)
 
-    async def _send_long(self, body: Body, end: Awaited, clock: Clock) -> None:
+    def check_open(self) -> None:
+        """SMTPServerDisconnected if nothing can be sent any more."""
+        if not self.is_open:
+            raise self._disconnected(
+                self.session.broken or self._closing or "the server closed the connection"
+            )
+
+    def is_owed_to_others(self, turn: Turn) -> bool:
+        """Whether somebody else waits for a reply."""
+        return self.session.awaits > 0 and any(
+            isinstance(owner, Turn) and owner.clock is not turn.clock
+            for owner in self.session.owners
+        )
+
+    def take_along(self) -> bytes:
+        """The first flights of those who are next, to leave with what the holder writes."""
+        return self.turns.take_along(self)
+
+    def let_others_write(self, turn: Turn) -> None:
+        """The holder has written all that he will, and goes on waiting."""
+        if self.turns.holder is turn:
+            self.turns.holder = None
+        self.turns.pass_on()
+
+    async def leave(self, turn: Turn) -> None:
+        """The holder writes no more; whoever is next may."""
+        turns = self.turns
+        if turns.holder is turn:
+            turns.holder = None
+        if self.is_open and turns.holder is None and not self.session.can_be_followed:
+            self._closing = _UNFINISHED
+        try:
+            await self._close_if_forsaken()
+        finally:
+            turns.pass_on()
+
+    def _speaker(self, clock: Clock) -> Turn:
+        """Who holds the turn, by this clock from here on."""
+        turn = self.turns.holder
+        assert turn is not None
+        turn.clock = clock
+        return turn
+
+    def _end(self, body: Body, end: Awaited, turn: Turn, *, take_along: bool) -> bytes:
+        """The end of the message is about to leave; what may leave behind it."""
+        end.written = True
+        end.owner = turn
+        self._time()
+        body.hand_over()
+        return self.take_along() if take_along else b""
+
+    async def _send_long(self, body: Body, end: Awaited, turn: Turn, *, take_along: bool) -> None:
         """Write a message piece by piece, and listen at the same time.
 
         A server may refuse a message before it has all of it, and stop reading: what it says is
@@ -195,7 +355,7 @@ class Channel:
 
         async def listen() -> None:
             try:
-                await self._read_until(end)
+                await self.wait(end)
             except SMTPException as error:
                 failures.append(error)
             if not (end.written and end.succeeded):
@@ -206,7 +366,7 @@ class Channel:
             async with UngroupedTasks() as group:
                 group.start_soon(listen)
                 try:
-                    await self._write_pieces(body, end, clock)
+                    await self._write_pieces(body, end, turn, take_along=take_along)
                     is_written = True
                 except SMTPException as error:
                     failures.append(error)
@@ -217,25 +377,30 @@ class Channel:
         if failures or not is_written:
             await self.break_off("a message was not written to its end")
         if end.reply is None:
-            raise failures[0]
+            if failures:
+                raise failures[0]
+            # The listener was cancelled, and so is this task, which has not come to feel it.
+            await self.wait(end)
 
-    async def _write_pieces(self, body: Body, end: Awaited, clock: Clock) -> None:
+    async def _write_pieces(
+        self, body: Body, end: Awaited, turn: Turn, *, take_along: bool
+    ) -> None:
         """Write a message; its last piece and its end leave together."""
-        stuff = DotStuffer().stuff
+        stuff, clock = DotStuffer().stuff, turn.clock
+        assert clock is not None
         behind: bytes | None = None
-        for chunk in body.chunks:
-            if behind is not None:
-                clock.start(self.timeouts.data, "the message")
-                await self._send(stuff(behind))
-                body.progress(len(behind))
-            behind = chunk
-        assert behind is not None
-        await checkpoint_if_cancelled()
-        self._time(clock)
-        end.written = True
-        body.hand_over()
-        await self._send(stuff(behind) + END)
-        body.progress(len(behind))
+        async with self._writing:
+            for chunk in body.chunks:
+                if behind is not None:
+                    clock.start(self.timeouts.data, "the message")
+                    await self._send(stuff(behind))
+                    body.progress(len(behind))
+                behind = chunk
+            assert behind is not None
+            await checkpoint_if_cancelled()
+            last = stuff(behind) + END
+            await self._send(last + self._end(body, end, turn, take_along=take_along))
+            body.progress(len(behind))
 
     async def _send(self, data: bytes) -> None:
         try:
@@ -243,53 +408,92 @@ class Channel:
         except STREAM_ERRORS as error:
             raise self._lost(error) from error
 
-    async def _write(self, data: bytes) -> None:
-        """Write; a write that does not return is torn."""
-        try:
+    async def _send_shielded(self, data: bytes) -> None:
+        with anyio.move_on_after(_SHIELDED_WRITE, shield=True):
             await self._send(data)
-        except BaseException:
-            await self.break_off("a write was interrupted")
-            raise
+            return
+        raise self._disconnected("the server reads nothing")
 
-    async def _read_until(self, awaited: Awaited, clock: Clock | None = None) -> None:
-        """Read replies until this one is there; each is timed while it is next in line."""
-        timed: Awaited | None = None
+    async def _read(self) -> None:
+        """Read once, for everybody who waits."""
+        self._is_read = True
         try:
-            while awaited.reply is None:
-                if clock is not None and timed is not self.session.head:
-                    timed = self.session.head
-                    self._time(clock)
-                self._take(await self.link.stream.receive())
+            data = await self.link.stream.receive()
         except STREAM_ERRORS as error:
             failure = self._lost(error)
             await self.break_off(str(failure))
             raise failure from error
-        except BaseException:
-            await self.break_off("a reply was not waited for")
-            raise
+        finally:
+            self._is_read = False
+        if not self._take(data):
+            await _connect.close(self.link)
 
-    def _take(self, data: bytes) -> None:
-        self.session.receive(data)
+    def _take(self, data: bytes) -> bool:
+        """Pair what was read with those who await it; whether the session is in order."""
+        session = self.session
+        session.receive(data)
+        owner: object = None
         try:
-            while (pair := self.session.next_reply()) is not None:
-                self._trace("<", pair.shown())
+            owner = session.head and session.head.owner
+            while (pair := session.next_reply()) is not None:
+                if _wire.isEnabledFor(logging.DEBUG):
+                    self._trace("<", pair.shown())
+                owner = session.head and session.head.owner
         except SMTPProtocolError as error:
             error.server = self.link.server
             error.connection_closed = True
-            raise
+            self._breach = (owner, error)
+            self._break(str(error))
+            return False
+        if session.out_of_step:
+            self._break("the server refused a chunk that it may have read as commands")
+            return False
+        for waiting in self._waiting:
+            if waiting.until.reply is not None:
+                waiting.wake()
+        self._time()
+        return True
 
-    def check_open(self) -> None:
-        """SMTPServerDisconnected if nothing can be sent any more."""
-        if not self.is_open:
-            raise SMTPServerDisconnected(
-                self.session.broken or "the server closed the connection",
-                reply=self.session.goodbye,
-                server=self.link.server,
-                connection_closed=True,
-            )
+    async def _give_up(self, owner: object) -> None:
+        """The owner of some replies waits for them no more."""
+        session = self.session
+        if session.broken is not None:
+            return
+        session.forsake(owner)
+        if isinstance(owner, Turn) and owner.clock is not None and owner.clock.has_expired:
+            await self.break_off("a reply did not come in time")
+            return
+        if not session.can_be_followed:
+            self._closing = self._closing or "a reply was not waited for"
+        self._time()
+        await self._close_if_forsaken()
+
+    async def _close_if_forsaken(self) -> None:
+        """Close, if the server owes replies that nobody will read, or more cannot be sent."""
+        session, turns = self.session, self.turns
+        if session.broken is not None or turns.holder is not None or any(session.owners):
+            return
+        is_in_order = session.is_quiet or (turns.are_waited_for and session.can_be_followed)
+        if self._closing is not None or not is_in_order:
+            owed = "a reply was not waited for" if session.awaits else _UNFINISHED
+            await self.break_off(self._closing or owed)
 
     def _break(self, reason: str) -> None:
         self.session.broken = self.session.broken or reason
+        for waiting in self._waiting:
+            waiting.wake()
+
+    def _reason(self, owner: object) -> SMTPException:
+        """Why a reply will not come: the breach, for the one to whom it happened."""
+        if self._breach is not None and self._breach[0] in (None, owner):
+            (_, error), self._breach = self._breach, None
+            return error
+        return self._disconnected(self.session.broken or "")
+
+    def _disconnected(self, reason: str) -> SMTPServerDisconnected:
+        return SMTPServerDisconnected(
+            reason, reply=self.session.goodbye, server=self.link.server, connection_closed=True
+        )
 
     def _lost(self, error: Exception) -> SMTPException:
         """A stream's error as ours, with what the server said last.
@@ -307,11 +511,19 @@ class Channel:
             failure.command = self.session.head.command.shown
         return failure
 
-    def _time(self, clock: Clock) -> None:
-        """Start the clock for the reply that is next in line."""
+    def _time(self) -> None:
+        """Start the clock for the reply that is next in line.
+
+        For one that nobody waits for, the clock of the first one behind it.
+        """
         head = self.session.head
-        assert head is not None
-        clock.start(seconds_for(self.timeouts, head.command.verb), head.command.shown)
+        if head is None or not head.written:
+            return
+        owner = head.owner or next(self.session.owners, None)
+        if not isinstance(owner, Turn) or owner.clock is None or self._timed == (head, owner):
+            return
+        self._timed = (head, owner)
+        owner.clock.start(seconds_for(self.timeouts, head.command.verb), head.command.shown)
 
     def _trace(self, direction: str, lines: Iterable[str]) -> None:
         if _wire.isEnabledFor(logging.DEBUG):
@@ -319,17 +531,25 @@ class Channel:
                 _wire.debug("%s %s %s", self.link.server, direction, line)
 
 
-class Turn:
-    """The right to speak on a channel, for as long as the block takes."""
+class Speaking:
+    """The right to write on a channel, for as long as the block takes, or until `leave`."""
 
-    __slots__ = ("_channel", "_lock")
+    __slots__ = ("_channel", "_turn")
 
-    def __init__(self, channel: Channel, lock: anyio.Lock) -> None:
+    def __init__(self, channel: Channel, turn: Turn) -> None:
         self._channel = channel
-        self._lock = lock
+        self._turn = turn
 
-    async def __aenter__(self) -> None:
-        await self._lock.acquire()
+    async def __aenter__(self) -> Turn:
+        turn = self._turn
+        if not turn.has_boarded:
+            try:
+                await self._channel.turns.take(turn)
+            except BaseException:
+                self._channel.session.forsake(turn)
+                await self._channel.leave(turn)
+                raise
+        return turn
 
     async def __aexit__(
         self,
@@ -337,8 +557,7 @@ class Turn:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            if self._channel.is_open and not self._channel.session.is_quiet:
-                await self._channel.break_off("a conversation was not finished")
-        finally:
-            self._lock.release()
+        if exc_type is not None:
+            # One that rode along may not have come to wait for its replies.
+            self._channel.session.forsake(self._turn)
+        await self._channel.leave(self._turn)

@@ -144,6 +144,11 @@ class Clock:
         self._held = False
         self.stop()
 
+    @property
+    def has_expired(self) -> bool:
+        """Whether the deadline has passed, or the call was aborted: what waits is cancelled."""
+        return self._scope.cancel_called
+
     async def untimed(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do some work of the caller's; what is left of the deadline is left afterwards too."""
         left = self._scope.deadline - anyio.current_time()

@@ -1,9 +1,11 @@
 """The command layer: one method per SMTP command, on one byte stream.
 
 A method sends its command and returns the server's reply; where the reply says no, it raises. A
-method called by one task while another's is under way waits for its turn. A method that is
-cancelled, or that times out, after its command was written closes the connection: the
-reply that nobody waits for must not be taken for another command's.
+method called by one task while another's is under way waits for its turn. A message that waits
+rides along with the end of the one before it, where the server offers PIPELINING.
+
+A method that times out after its command was written closes the connection. So does one that is
+cancelled, unless another one waits for its turn, which then reads the reply that nobody waits for.
 """
 
 from __future__ import annotations
@@ -21,20 +23,22 @@ from ._channel import Channel
 from ._clock import Clock, Timeouts, timeouts_of
 from ._connect import Link
 from ._delivery import Ledger
-from ._envelope import AddressLike, Job, Receipt
-from ._mailer import BaseMailer, RawMessage, raw_content
+from ._envelope import AddressLike, Job, RawMessage
+from ._mailer import BaseMailer, raw_content
 from ._message import parse_address, parse_sender
 from ._protocol import _commands
 from ._protocol._commands import Command
 from ._protocol._extensions import Extensions
+from ._protocol._transaction import Pipelining
 from ._reply import Reply
+from ._sending import Sending
+from ._turns import Turn
 from .errors import (
     SMTPDataError,
     SMTPHeloError,
     SMTPRecipientsRefused,
     SMTPResponseException,
     SMTPSenderRefused,
-    SMTPTimeoutError,
 )
 
 if TYPE_CHECKING:
@@ -61,7 +65,8 @@ class SMTPConnection(BaseMailer):
 
     Every method may raise SMTPServerDisconnected, SMTPTimeoutError or SMTPProtocolError (RFC 5321
     section 3.8); the connection is closed then. After a refusal it goes on. A method that is
-    cancelled after its command was written closes the connection; before, it leaves it as it was.
+    cancelled after its command was written closes the connection, unless another one waits
+    for its turn and can read the reply; before, it leaves it as it was.
     RuntimeError, with nothing written, for a command that is not possible in the session's
     state, such as RCPT before MAIL.
     """
@@ -80,7 +85,7 @@ class SMTPConnection(BaseMailer):
         self._channel = Channel(Link(stream, hostname, hostname), timeouts_of(timeout))
         self._local_hostname = local_hostname
         self._allow_plaintext_auth = allow_plaintext_auth
-        self._pipelining = True
+        self._pipelining: Pipelining = "auto"
         self._is_opportunistic = False
         self._is_retired = False
         self._is_utf8 = False  # whether the transaction that is open uses SMTPUTF8
@@ -268,14 +273,15 @@ class SMTPConnection(BaseMailer):
         state = "closed" if self.is_closed else self._channel.session.phase
         return f"<SMTPConnection {link.server}{tls} {state}>"
 
-    async def _deliver(self, job: Job, ledger: Ledger) -> Receipt:
-        async def transact(clock: Clock) -> Receipt:
-            return await _dialogue.deliver(
-                self._channel, clock, job, ledger, pipelining=self._pipelining
-            )
+    async def _deliver(self, job: Job, ledger: Ledger) -> None:
+        sending = Sending(job, ledger, self._pipelining)
 
+        async def transact(clock: Clock) -> None:
+            await sending.deliver(self._channel, turn)
+
+        turn = Turn(passenger=sending)
         ledger.phase = "waiting"
-        return await self._take_turn(transact, ready=True)
+        await self._take_turn(transact, ready=True, turn=turn)
 
     async def _demand(
         self,
@@ -289,23 +295,36 @@ class SMTPConnection(BaseMailer):
 
         return await self._take_turn(demand, ready=ready)
 
-    async def _take_turn(self, talk: Callable[[Clock], Awaitable[T]], *, ready: bool = False) -> T:
+    async def _take_turn(
+        self,
+        talk: Callable[[Clock], Awaitable[T]],
+        *,
+        ready: bool = False,
+        turn: Turn | None = None,
+    ) -> T:
         """Wait for the turn, and say something; after the greeting, and EHLO where needed."""
         if self._is_retired:
             raise RuntimeError("the connection was given back to its client")
-        channel = self._channel
-        async with channel.turn():
-            try:
-                with Clock(channel.link.server) as clock:
-                    channel.check_open()
-                    await _dialogue.greet(channel, clock)
-                    if ready and channel.session.phase == "greeted":
-                        await _dialogue.hello(channel, clock, self._name(None))
+        channel, turn = self._channel, turn or Turn()
+        with Clock(channel.link.server) as clock:
+            turn.clock = clock
+            async with channel.turn(turn):
+                try:
+                    if not turn.has_boarded:
+                        await self._make_ready(clock, ready=ready)
                     return await talk(clock)
-            except SMTPTimeoutError:
-                # The time can be up between two commands too, when nothing is owed.
-                await channel.break_off("it took too long")
-                raise
+                except BaseException:
+                    # The time can be up between two commands too, when nothing is owed.
+                    if clock.has_expired:
+                        await channel.break_off("it took too long")
+                    raise
+
+    async def _make_ready(self, clock: Clock, *, ready: bool) -> None:
+        channel = self._channel
+        channel.check_open()
+        await _dialogue.greet(channel, clock)
+        if ready and channel.session.phase == "greeted":
+            await _dialogue.hello(channel, clock, self._name(None))
 
     def _name(self, local_hostname: str | None) -> str:
         link = self._channel.link
@@ -323,7 +342,7 @@ def connection_on(
     local_hostname: str | None,
     allow_plaintext_auth: bool,
     is_opportunistic: bool,
-    pipelining: bool,
+    pipelining: Pipelining,
     require_all: bool,
     add_missing_headers: bool,
 ) -> SMTPConnection:

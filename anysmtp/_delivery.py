@@ -10,8 +10,12 @@ The facts about a recipient move along these lines only::
     not_sent ──(refused before its end)─────> refused
     not_sent ──(terminator about to leave)──> in_doubt ──(final reply)──> accepted | refused
 
-and back to not_sent, by `Ledger.start`, for those that a further attempt asks again: never from
-accepted or in_doubt.
+and back to not_sent, by `Ledger.start` and `Ledger.again`, for those that a further attempt asks
+again: never from accepted or in_doubt. Where a message leaves before its envelope is answered, the
+server's word that it ends the session takes it back from in_doubt too.
+
+A reply may come after the end of a send: a cancelled one whose connection other tasks go on to
+use. Then in_doubt becomes what the server has said, in the Delivery too.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ else:
 Outcome: TypeAlias = Literal["accepted", "refused", "not_sent", "in_doubt"]
 Phase: TypeAlias = Literal["waiting", "connecting", "envelope", "body", "reply", "done"]
 
+_NOT_SENT: tuple[Outcome, Reply | None] = ("not_sent", None)
 # From best to worst: what the server said yes to, said no to, was never asked, may have.
 _WORST: tuple[Outcome, ...] = ("accepted", "refused", "not_sent", "in_doubt")
 
@@ -48,9 +53,12 @@ class Ledger:
         "bytes_sent",
         "bytes_total",
         "error",
+        "finals",
+        "left_over",
         "message_id",
         "phase",
         "receipt",
+        "server",
     )
 
     def __init__(self) -> None:
@@ -60,6 +68,12 @@ class Ledger:
         self.message_id: str | None = None
         self.receipt: Receipt | None = None
         self.error: BaseException | None = None
+        self.finals: list[Reply] = []
+        """The replies to the ends of the message: one for each transaction of this send."""
+        self.left_over: tuple[str, ...] = ()
+        """The recipients for whom the last transaction had no room."""
+        self.server = ""
+        """The server that answered last, as ``"smtp.example.com:587"``."""
         self._facts: dict[str, tuple[Outcome, Reply | None]] = {}
         self._all_or_nobody = False
 
@@ -75,14 +89,21 @@ class Ledger:
         return max(outcomes or ["not_sent"], key=_WORST.index)
 
     def start(self, recipients: Iterable[str], *, all_or_nobody: bool = False) -> None:
-        """An attempt begins: these recipients will be asked for, and nothing is known of them."""
+        """A send begins: these recipients will be asked for, and nothing is known of them."""
         self._all_or_nobody = all_or_nobody
+        self.receipt = self.error = None
+        self.finals = []
+        self.again(recipients)
+
+    def again(self, recipients: Iterable[str]) -> None:
+        """These recipients will be asked for in another transaction of the same send."""
         self.phase = "waiting"
         self.bytes_sent = 0
-        self.receipt = self.error = None
+        self.left_over = ()
+        facts = self._facts
         for key in recipients:
-            assert self._facts.get(key, ("not_sent", None))[0] not in ("accepted", "in_doubt")
-            self._facts[key] = ("not_sent", None)
+            assert facts.get(key, _NOT_SENT)[0] not in ("accepted", "in_doubt")
+            facts[key] = _NOT_SENT
 
     def refuse(self, recipients: Iterable[str], reply: Reply) -> None:
         self._write(recipients, "refused", reply)
@@ -94,7 +115,25 @@ class Ledger:
 
     def settle(self, recipients: Iterable[str], reply: Reply) -> None:
         """The server's word on a message that it has."""
+        self.finals.append(reply)
         self._write(recipients, "accepted" if reply.is_positive else "refused", reply)
+
+    def take_back(self, recipients: Iterable[str]) -> None:
+        """The server said, before it had taken the message, that it would not."""
+        for key in recipients:
+            if self._facts[key][0] == "in_doubt":
+                self._facts[key] = _NOT_SENT
+
+    def receipt_now(self) -> Receipt:
+        """What the transactions of this send have come to; there was one at least."""
+        return Receipt(
+            reply=self.finals[-1],
+            replies=tuple(self.finals),
+            accepted=self.replies("accepted"),
+            refused=self.replies("refused"),
+            message_id=self.message_id,
+            server=self.server,
+        )
 
     def finish(self, end: Receipt | BaseException) -> None:
         self.phase = "done"

@@ -7,15 +7,12 @@ defined state: after a refusal the connection goes on, after anything worse it i
 from __future__ import annotations
 
 import ssl
-from contextlib import suppress
 
 from ._channel import Body, Channel
 from ._clock import Clock
-from ._delivery import Ledger
-from ._envelope import Content, Job, Receipt
+from ._envelope import Content
 from ._protocol import _commands
 from ._protocol._commands import Command
-from ._protocol._transaction import Transaction, needs_downgrade
 from ._reply import Reply
 from .errors import (
     SMTPConnectError,
@@ -112,34 +109,6 @@ async def start_tls(
     return reply
 
 
-async def deliver(
-    channel: Channel, clock: Clock, job: Job, ledger: Ledger, *, pipelining: bool
-) -> Receipt:
-    """One mail transaction (RFC 5321 section 3.3); its Receipt, or why there is none."""
-    session = channel.session
-    content = job.content
-    if needs_downgrade(content, session.extensions) and job.downgrade is not None:
-        clock.stop()
-        content = await job.downgrade()
-    try:
-        transaction = Transaction(
-            job,
-            content,
-            session.extensions,
-            ledger,
-            reset_first=session.may_have_transaction,
-            pipelining=pipelining,
-            refused_in_a_row=session.refused_in_a_row,
-        )
-        ledger.phase, ledger.bytes_total = "envelope", content.size
-        await _run(channel, clock, transaction, content, ledger)
-        return transaction.result(channel.link.server)
-    except SMTPException as error:
-        error.server = channel.link.server
-        error.connection_closed = not channel.is_open
-        raise
-
-
 async def transfer(channel: Channel, clock: Clock, content: Content) -> Reply:
     """A message alone, after 354; the reply to its end, or SMTPDataError."""
     final: list[Reply] = []
@@ -149,7 +118,7 @@ async def transfer(channel: Channel, clock: Clock, content: Content) -> Reply:
         content.size,
         take_final=final.append,
         hand_over=lambda: left.append(None),
-        progress=_ignore,
+        progress=lambda octets: None,
     )
     try:
         await channel.send_message(body, clock)
@@ -158,44 +127,6 @@ async def transfer(channel: Channel, clock: Clock, content: Content) -> Reply:
     if not final[0].is_positive:
         raise located(SMTPDataError(final[0]), channel, _commands.END_OF_DATA)
     return final[0]
-
-
-async def _run(
-    channel: Channel, clock: Clock, transaction: Transaction, content: Content, ledger: Ledger
-) -> None:
-    """Write the flights of a transaction and read their replies."""
-
-    def progress(octets: int) -> None:
-        ledger.bytes_sent += octets
-
-    while flight := transaction.flight():
-        await channel.exchange(flight, clock, transaction.take)
-    channel.is_stale = transaction.is_stale
-    if transaction.end == "message":
-        ledger.phase = "body"
-        body = Body(
-            content.chunks(),
-            content.size,
-            take_final=transaction.take_final,
-            hand_over=transaction.hand_over,
-            progress=progress,
-        )
-        await channel.send_message(body, clock)
-    elif transaction.end == "lone dot":
-        nothing = Body((), 0, take_final=_ignore, hand_over=_ignore, progress=_ignore)
-        # Whatever becomes of it, the server's refusals before it are the result.
-        with suppress(SMTPException):
-            await channel.send_message(nothing, clock)
-    elif transaction.end == "hang up":
-        await channel.break_off("the server waits for a message that was given up")
-    if transaction.has_hung_up:
-        await channel.break_off("the server takes no more mail on this connection")
-    took_nobody = transaction.took_nobody
-    channel.session.refused_in_a_row = channel.session.refused_in_a_row + 1 if took_nobody else 0
-
-
-def _ignore(*_: object) -> None:
-    """A lone dot hands nothing over, and the reply to it means nothing."""
 
 
 async def quit_now(channel: Channel, clock: Clock) -> Reply:

@@ -11,19 +11,30 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.headerregistry import Address
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from email.message import Message
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, overload
 
 from ._reply import Reply
 from .errors import SMTPRecipientsRefused
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, TypeVar
+
+    K = TypeVar("K", default=None)
+else:
+    from typing import TypeVar
+
+    K = TypeVar("K")
 
 AddressLike: TypeAlias = str | Address
 """``"a@x.example"``, ``"Name <a@x.example>"`` or an ``email.headerregistry.Address``; one each."""
 
 Recipients: TypeAlias = AddressLike | Iterable[AddressLike]
 """One recipient or several. A string is one address: ``"a@x, b@x"`` is a ValueError."""
+
+
+RawMessage: TypeAlias = bytes | bytearray | memoryview | str
+"""A message as it is: header section, blank line, body. A str is sent as UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +103,40 @@ class Envelope:
     """Parameters of the MAIL command as they stand in it, such as ``"RET=HDRS"``."""
     rcpt_options: Iterable[str] = ()
     """Parameters of each RCPT command, such as ``"NOTIFY=NEVER"``."""
+
+
+class Mail(Generic[K]):
+    """A message for `SMTP.send_many`, with its envelope and a key of the caller's.
+
+    A raw message needs an envelope with sender and recipients. Nothing is checked here: what is
+    wrong with it is in its Delivery.
+    """
+
+    __slots__ = ("envelope", "key", "message")
+
+    message: Message | RawMessage
+    envelope: Envelope | None
+    key: K
+    """Whatever the caller wants to know this message by: `Delivery.key`."""
+
+    @overload
+    def __init__(
+        self: Mail[None], message: Message | RawMessage, envelope: Envelope | None = None
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, message: Message | RawMessage, envelope: Envelope | None = None, *, key: K
+    ) -> None: ...
+    def __init__(
+        self, message: Message | RawMessage, envelope: Envelope | None = None, *, key: Any = None
+    ) -> None:
+        self.message = message
+        self.envelope = envelope
+        self.key = key
+
+    def __repr__(self) -> str:
+        key = "" if self.key is None else f" {self.key!r}"
+        return f"<Mail{key} {type(self.message).__name__}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,24 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from email.message import Message
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, cast
 
+import anyio
 from anyio import to_thread
 
+from ._attempts import Attempts, Retry
 from ._delivery import Delivery, cancelled, ledger_of
-from ._envelope import AddressLike, Content, Envelope, Job, Mailbox, Receipt, Recipients
+from ._envelope import (
+    AddressLike,
+    Content,
+    Envelope,
+    Job,
+    Mail,
+    Mailbox,
+    RawMessage,
+    Receipt,
+    Recipients,
+)
 from ._message import (
     RawContent,
     estimate_size,
@@ -46,13 +58,14 @@ _log = logging.getLogger("anysmtp")
 # A program that has not set up logging does not get our warnings on its standard error.
 _log.addHandler(logging.NullHandler())
 
-RawMessage: TypeAlias = bytes | bytearray | memoryview | str
-"""A message as it is: header section, blank line, body. A str is sent as UTF-8."""
-
 # Octets from which the work on a message is done in a worker thread, which costs 0.1 ms to use:
 # serialising takes about 9 ms a MiB, looking for line ends 1 ms.
 _SERIALISE_IN_THREAD = 128 * 1024
 _NORMALISE_IN_THREAD = 1024 * 1024
+
+
+# Frozen, so it can stand for all that is not given.
+_NO_ENVELOPE = Envelope()
 
 
 class SendOptions(TypedDict, total=False):
@@ -110,6 +123,7 @@ class BaseMailer(ABC):
 
     _require_all = False
     _add_missing_headers = True
+    _retry: Retry | None = None
 
     async def send_message(
         self,
@@ -143,35 +157,10 @@ class BaseMailer(ABC):
                 f"a message object is needed, not {type(message).__name__} (sendmail takes text "
                 "and bytes)"
             )
-        asked = _Asked(options, sender, recipients, require_all=self._require_all)
-        mailbox = sender_of(message) if asked.sender is None else parse_sender(asked.sender)
-        if asked.recipients is None:
-            to = recipients_of(message)
-        else:
-            to = parse_recipients(asked.recipients)
-        with self._admitted(), _Book(asked, to) as book:
-            utf8 = book.needs_utf8(mailbox) or needs_utf8(message)
-            prepared = prepare(
-                message,
-                sender=mailbox,
-                add_missing_headers=self._add_missing_headers,
-                message_id=book.ledger.message_id,
-            )
-            in_thread = estimate_size(message) > _SERIALISE_IN_THREAD
-
-            async def serialised(*, seven_bit: bool = False) -> Content:
-                return await _run(
-                    lambda: serialise(prepared.message, seven_bit=seven_bit, utf8=utf8), in_thread
-                )
-
-            job = asked.job(
-                mailbox,
-                book.recipients,
-                await serialised(),
-                downgrade=lambda: serialised(seven_bit=True),
-                message_id=prepared.message_id,
-            )
-            return await book.send(job, self._deliver)
+        asked = Asked(options, sender, recipients, require_all=self._require_all)
+        with self._admitted(), asked.book_for_object(message) as book:
+            job = await book.job_of_object(message, add_missing_headers=self._add_missing_headers)
+            return await book.send(job, self._deliver, self._retry)
 
     async def sendmail(
         self,
@@ -189,20 +178,30 @@ class BaseMailer(ABC):
         `send_message`. SMTPNotSupported if the message has octets above 127 and the server does
         not take those (RFC 6152): a message object can be sent to it.
         """
-        mailbox, to = parse_sender(sender), parse_recipients(recipients)
-        asked = _Asked(options, sender, recipients, require_all=self._require_all)
-        with self._admitted(), _Book(asked, to) as book:
-            content = await raw_content(message)
-            job = asked.job(mailbox, book.recipients, content, message_id=message_id_of(content))
-            return await book.send(job, self._deliver)
+        parse_sender(sender)
+        asked = Asked(options, sender, recipients, require_all=self._require_all)
+        with self._admitted(), asked.book() as book:
+            job = await book.job_of_raw(message)
+            return await book.send(job, self._deliver, self._retry)
 
     def _admitted(self) -> AbstractContextManager[object]:
         """Stands around a whole send, serialising included. RuntimeError if there can be none."""
         return nullcontext()
 
+    async def _entered(self, mail: Mail[Any], book: Book) -> Job:
+        """What a mail of `send_many` comes to, once its book is open."""
+        if isinstance(mail.message, Message):
+            return await book.job_of_object(
+                mail.message, add_missing_headers=self._add_missing_headers
+            )
+        return await book.job_of_raw(mail.message)
+
     @abstractmethod
-    async def _deliver(self, job: Job, ledger: Ledger) -> Receipt:
-        """Send the job, writing what becomes of it in the ledger."""
+    async def _deliver(self, job: Job, ledger: Ledger) -> None:
+        """Send the job in one transaction, writing what becomes of it in the ledger.
+
+        Or raise why nobody has it.
+        """
 
 
 async def raw_content(message: RawMessage) -> RawContent:
@@ -226,84 +225,141 @@ def no_such_option(unknown: set[str], options: type, instead: Mapping[str, str])
     )
 
 
-class _Asked:
-    """What a call asks for, its arguments and its ``envelope`` together."""
+class Asked:
+    """What a send asks for, its arguments and its ``envelope`` together."""
 
     def __init__(
         self,
         options: SendOptions,
-        sender: AddressLike | None,
-        recipients: Recipients | None,
+        sender: AddressLike | None = None,
+        recipients: Recipients | None = None,
         *,
         require_all: bool,
     ) -> None:
         if unknown := set(options) - set(SendOptions.__annotations__):
             raise no_such_option(unknown, SendOptions, _INSTEAD)
-        envelope = _given("envelope", options, Envelope) or Envelope()
-        self.sender: AddressLike | None = _one("sender", sender, envelope.sender)
-        self.recipients: Recipients | None = _one("recipients", recipients, envelope.recipients)
+        envelope = _given("envelope", options, Envelope) or _NO_ENVELOPE
+        self._sender: AddressLike | None = _one("sender", sender, envelope.sender)
+        self._recipients: Recipients | None = _one("recipients", recipients, envelope.recipients)
         self.delivery: Delivery[Any] = _given("delivery", options, Delivery) or Delivery()
-        self._mail_options = _both(options.get("mail_options", ()), envelope.mail_options)
-        self._rcpt_options = _both(options.get("rcpt_options", ()), envelope.rcpt_options)
+        self.mail_options = _both(options.get("mail_options", ()), envelope.mail_options)
+        self.rcpt_options = _both(options.get("rcpt_options", ()), envelope.rcpt_options)
         chosen = _given("require_all", options, bool)
         self.require_all = require_all if chosen is None else chosen
 
-    def job(
-        self,
-        sender: Mailbox | None,
-        recipients: tuple[Mailbox, ...],
-        content: Content,
-        *,
-        downgrade: Callable[[], Awaitable[Content]] | None = None,
-        message_id: str | None,
-    ) -> Job:
-        return Job(
-            sender=sender,
-            recipients=recipients,
-            content=content,
-            downgrade=downgrade,
-            mail_options=self._mail_options,
-            rcpt_options=self._rcpt_options,
-            require_all=self.require_all,
-            message_id=message_id,
-        )
+    def book_for_object(self, message: Message) -> Book:
+        """What the caller did not give comes from the header fields."""
+        mailbox = sender_of(message) if self._sender is None else parse_sender(self._sender)
+        if self._recipients is None:
+            return Book(self, mailbox, recipients_of(message))
+        return Book(self, mailbox, parse_recipients(self._recipients))
+
+    def book(self) -> Book:
+        if self._sender is None or self._recipients is None:
+            raise TypeError("a raw message is sent with a sender and recipients")
+        return Book(self, parse_sender(self._sender), parse_recipients(self._recipients))
 
 
-class _Book:
+class Book:
     """One send's entry in a Delivery: opened before all else, closed on every way out."""
 
-    def __init__(self, asked: _Asked, recipients: tuple[Mailbox, ...]) -> None:
-        self._delivery = asked.delivery
-        self._require_all = asked.require_all
+    def __init__(
+        self, asked: Asked, sender: Mailbox | None, recipients: tuple[Mailbox, ...]
+    ) -> None:
+        self._asked = asked
+        self._sender = sender
+        self.delivery = asked.delivery
         self.ledger = ledger_of(asked.delivery)
         if self.ledger.is_new:
-            self.recipients = recipients
+            self._recipients = recipients
             return
         if self.ledger.phase != "done":
             raise RuntimeError("the delivery is used by a send that has not ended")
         keys = self.ledger.retry_keys()
-        self.recipients = tuple(r for r in recipients if r.given in keys)
-        if not self.recipients:
+        self._recipients = tuple(r for r in recipients if r.given in keys)
+        if not self._recipients:
             raise ValueError(
                 "none of the delivery's retry_recipients is among the recipients as given here"
                 if keys
                 else "there is nobody left whom the message may be sent to again"
             )
 
-    def needs_utf8(self, sender: Mailbox | None) -> bool:
-        """Whether an address of the envelope can only be written in UTF-8 (RFC 6531)."""
-        return any(box is not None and box.ascii is None for box in (sender, *self.recipients))
+    async def job_of_object(self, message: Message, *, add_missing_headers: bool) -> Job:
+        """A message object, serialised: in a worker thread where that takes long."""
+        utf8 = self._needs_utf8() or needs_utf8(message)
+        prepared = prepare(
+            message,
+            sender=self._sender,
+            add_missing_headers=add_missing_headers,
+            message_id=self.ledger.message_id,
+        )
+        in_thread = estimate_size(message) > _SERIALISE_IN_THREAD
 
-    async def send(self, job: Job, deliver: Callable[[Job, Ledger], Awaitable[Receipt]]) -> Receipt:
-        self.ledger.message_id = job.message_id
-        receipt = await deliver(job, self.ledger)
+        async def serialised(*, seven_bit: bool = False) -> Content:
+            return await _run(
+                lambda: serialise(prepared.message, seven_bit=seven_bit, utf8=utf8), in_thread
+            )
+
+        return self._job(
+            await serialised(),
+            prepared.message_id,
+            downgrade=lambda: serialised(seven_bit=True),
+        )
+
+    async def job_of_raw(self, message: RawMessage) -> Job:
+        content = await raw_content(message)
+        return self._job(content, message_id_of(content))
+
+    async def send(
+        self, job: Job, deliver: Callable[[Job, Ledger], Awaitable[None]], retry: Retry | None
+    ) -> Receipt:
+        """Send it, in as many transactions and attempts as it takes."""
+        attempts = Attempts(job, self.ledger, retry)
+        while True:
+            error: SMTPException | None = None
+            try:
+                await deliver(attempts.job, self.ledger)
+            except SMTPException as caught:
+                error = caught
+            if not attempts.another(error):
+                return self.close(attempts)
+            await anyio.sleep(attempts.delay)
+
+    def close(self, attempts: Attempts) -> Receipt:
+        """The send has ended: its Receipt, or why there is none."""
+        receipt = attempts.receipt()
         self.ledger.finish(receipt)
-        _log_receipt(receipt, job)
+        keys = [recipient.given for recipient in self._recipients]
+        _log_receipt(receipt, keys, self.ledger.bytes_total)
         return receipt
 
+    def _needs_utf8(self) -> bool:
+        """Whether an address of the envelope can only be written in UTF-8 (RFC 6531)."""
+        boxes = (self._sender, *self._recipients)
+        return any(box is not None and box.ascii is None for box in boxes)
+
+    def _job(
+        self,
+        content: Content,
+        message_id: str | None,
+        downgrade: Callable[[], Awaitable[Content]] | None = None,
+    ) -> Job:
+        self.ledger.message_id = message_id
+        asked = self._asked
+        return Job(
+            sender=self._sender,
+            recipients=self._recipients,
+            content=content,
+            downgrade=downgrade,
+            mail_options=asked.mail_options,
+            rcpt_options=asked.rcpt_options,
+            require_all=asked.require_all,
+            message_id=message_id,
+        )
+
     def __enter__(self) -> Self:
-        keys = [recipient.given for recipient in self.recipients]
-        self.ledger.start(keys, all_or_nobody=self._require_all)
+        keys = [recipient.given for recipient in self._recipients]
+        self.ledger.start(keys, all_or_nobody=self._asked.require_all)
         return self
 
     def __exit__(
@@ -315,10 +371,10 @@ class _Book:
         if exc is None or self.ledger.phase == "done":
             return
         if isinstance(exc, SMTPException):
-            exc.delivery = self._delivery
+            exc.delivery = self.delivery
         # Cancellation is for the task that it is meant for; it is not kept.
         is_error = isinstance(exc, Exception)
-        self.ledger.finish(exc if is_error else cancelled(self._delivery, self.ledger.outcome))
+        self.ledger.finish(exc if is_error else cancelled(self.delivery, self.ledger.outcome))
         _log.info("%s: %s", self.ledger.outcome, type(exc).__name__)
 
 
@@ -347,10 +403,9 @@ async def _run(work: Callable[[], T], in_thread: bool) -> T:
     return await to_thread.run_sync(work, abandon_on_cancel=True) if in_thread else work()
 
 
-def _log_receipt(receipt: Receipt, job: Job) -> None:
+def _log_receipt(receipt: Receipt, keys: list[str], octets: int | None) -> None:
     """No addresses at INFO and WARNING."""
-    asked = len(job.recipients)
-    refused = sum(recipient.given in receipt.refused for recipient in job.recipients)
+    refused = sum(key in receipt.refused for key in keys) if receipt.refused else 0
     if refused:
-        _log.warning("%s refused %d of %d recipients", receipt.server, refused, asked)
-    _log.info("%s accepted %d octets for %d", receipt.server, job.content.size, asked - refused)
+        _log.warning("%s refused %d of %d recipients", receipt.server, refused, len(keys))
+    _log.info("%s accepted %s octets for %d", receipt.server, octets, len(keys) - refused)

@@ -1,11 +1,19 @@
 """Which connection serves whom: pure synchronous state.
 
 Nothing here awaits, so no cancellation can tear it. A caller makes a `Claim`; it is granted at
-once, or later by the `release` or `withdraw` of another one, first come first served, and `wake` is
-called then. A granted claim may bring an idle connection; if it does not, its holder
-opens one. Every claim is given back, by `release` with the connection if that can be used again, or
-by `withdraw` if it was never used; a claim that was granted while its task was being
-cancelled passes what it holds on to the next in line.
+once, or later by what another one does, first come first served, and `wake` is called then. What
+it is granted is a *slot*: one with an idle connection; an empty one, whose holder opens a
+connection; or a share of one in use, where two messages can be on their way on the same connection.
+Every claim is given back, by `release` or, if its task went away while it waited, by `withdraw`,
+and what it held goes to the next in line.
+
+How many slots there may be follows the server. One that refuses a connection while it serves others
+lowers `allowed` to what it serves, and the claim waits for one of those; as messages are taken,
+and after a pause that doubles with each refusal, one more is tried: the way of Postfix's scheduler,
+which never asks at full strength again at once. Only a few are opened at a time until as many are
+there, and only one until a login has worked.
+
+Time is what the caller says it is, in seconds.
 """
 
 from __future__ import annotations
@@ -16,30 +24,92 @@ from typing import Generic, TypeVar
 
 C = TypeVar("C")
 
+# How many connections are opened at once while fewer than that are open (Postfix's
+# initial_destination_concurrency).
+OPENED_AT_ONCE = 5
+# Seconds before a server that refused a connection is asked for one more; doubled each time.
+FIRST_PAUSE = 10.0
+LONGEST_PAUSE = 640.0
+
+
+class Slot(Generic[C]):
+    """Room for one connection."""
+
+    __slots__ = ("connection", "idle_since", "users", "was_used")
+
+    def __init__(self) -> None:
+        self.connection: C | None = None
+        self.users = 0
+        self.was_used = False
+        """Whether the connection served somebody before those who have it now."""
+        self.idle_since = 0.0
+
 
 class Claim(Generic[C]):
     """One caller's right, or wait, to use one connection."""
 
-    __slots__ = ("connection", "holder", "is_granted", "wake", "was_used")
+    __slots__ = ("holder", "is_fresh", "may_share", "number", "slot", "ticket", "wake")
 
-    def __init__(self, holder: object, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        holder: object,
+        wake: Callable[[], None],
+        number: int,
+        *,
+        is_fresh: bool,
+        may_share: bool,
+    ) -> None:
         self.holder = holder
         self.wake = wake
-        self.is_granted = False
-        self.connection: C | None = None
+        self.number = number
+        self.is_fresh = is_fresh
+        """Whether it must be a connection that has served nobody."""
+        self.may_share = may_share
+        self.ticket: object = None
+        """Whatever the caller wants to know the claim by when it is the next one."""
+        self.slot: Slot[C] | None = None
+
+    @property
+    def is_granted(self) -> bool:
+        return self.slot is not None
+
+    @property
+    def connection(self) -> C | None:
         """The connection in use; None while the holder has to open one."""
-        self.was_used = False
-        """Whether the connection served somebody before."""
+        return None if self.slot is None else self.slot.connection
 
 
 class Pool(Generic[C]):
     """The connections of one client, at most ``capacity`` of them."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        keepalive: float | None = None,
+        opens_one_first: bool = False,
+        has_room: Callable[[C], bool] = lambda connection: False,
+    ) -> None:
         self.capacity = capacity
-        self._idle: list[C] = []
+        self.allowed = capacity
+        """How many connections the server is asked for at present."""
+        self.opens_one_first = opens_one_first
+        """Whether only one is opened at a time, because it is not known that a login works."""
+        self._keepalive = keepalive
+        self._has_room = has_room
+        self._slots: list[Slot[C]] = []
+        self._idle: list[Slot[C]] = []
         self._waiting: deque[Claim[C]] = deque()
         self._granted: set[Claim[C]] = set()
+        self._numbers = 0
+        self._taken = 0  # messages since `allowed` changed last
+        self._pause = FIRST_PAUSE
+        self._not_before = 0.0
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return sum(slot.connection is not None for slot in self._slots)
 
     @property
     def idle(self) -> int:
@@ -48,6 +118,11 @@ class Pool(Generic[C]):
 
     @property
     def in_use(self) -> int:
+        """How many slots are somebody's."""
+        return len(self._slots) - len(self._idle)
+
+    @property
+    def granted(self) -> int:
         """How many claims are granted."""
         return len(self._granted)
 
@@ -56,15 +131,30 @@ class Pool(Generic[C]):
         """How many claims are not."""
         return len(self._waiting)
 
-    def claim(self, holder: object, wake: Callable[[], None]) -> Claim[C]:
-        """Ask for a connection.
+    @property
+    def next(self) -> Claim[C] | None:
+        """Who waits first."""
+        return self._waiting[0] if self._waiting else None
 
-        RuntimeError if every connection is held by the same holder: he would wait for himself.
+    def claim(
+        self,
+        holder: object,
+        wake: Callable[[], None],
+        *,
+        is_first: bool = False,
+        is_fresh: bool = False,
+        may_share: bool = False,
+    ) -> Claim[C]:
+        """Ask for a connection; ``is_first``, because it has waited before, in front of the others.
+
+        RuntimeError if everybody who has a connection waits for another one, this holder included.
         """
-        claim = Claim[C](holder, wake)
-        self._waiting.append(claim)
+        self._numbers += 1
+        number = -self._numbers if is_first else self._numbers
+        claim = Claim[C](holder, wake, number, is_fresh=is_fresh, may_share=may_share)
+        self._queue(claim)
         self._grant()
-        if not claim.is_granted and all(held.holder == holder for held in self._granted):
+        if not claim.is_granted and self._is_deadlocked():
             self._waiting.remove(claim)
             raise RuntimeError(
                 "this task holds the last connection and asks for another one: send on the "
@@ -72,35 +162,165 @@ class Pool(Generic[C]):
             )
         return claim
 
-    def release(self, claim: Claim[C], connection: C | None) -> None:
-        """The holder is done; ``connection`` if it can be used again, None if it is closed."""
-        self._granted.remove(claim)
-        if connection is not None:
-            self._idle.append(connection)
+    def board(self, claim: Claim[C], connection: C) -> None:
+        """The one who waits first rides along on a connection in use."""
+        (slot,) = (slot for slot in self._slots if slot.connection is connection)
+        assert claim is self._waiting[0]
+        self._waiting.popleft()
+        self._give(claim, slot)
+
+    def opening(self, claim: Claim[C]) -> None:
+        """The connection in the slot was of no use: its only holder opens another one."""
+        assert claim.slot is not None
+        claim.slot.connection = None
+
+    def opened(self, claim: Claim[C], connection: C) -> None:
+        """The holder of an empty slot, or one whose connection was dead, has opened one."""
+        slot = claim.slot
+        assert slot is not None
+        slot.connection = connection
+        slot.was_used = False
+        self.opens_one_first = False
+        if len(self._slots) == self.allowed:
+            self._pause = FIRST_PAUSE
         self._grant()
 
-    def withdraw(self, claim: Claim[C]) -> None:
+    def refused(self, claim: Claim[C], now: float) -> bool:
+        """The server did not let this one in: whether the claim may wait for one that it serves.
+
+        If not, it is for the caller to give it back.
+        """
+        slot = claim.slot
+        assert slot is not None
+        others = len(self._slots) - 1
+        if not others:
+            return False
+        self.lower(others, now)
+        self._granted.remove(claim)
+        self._slots.remove(slot)
+        claim.slot = None
+        claim.is_fresh = False
+        self._queue(claim)
+        if self._is_deadlocked():
+            self._waiting.remove(claim)
+            self._slots.append(slot)
+            self._give(claim, slot)
+            return False
+        self._grant()
+        return True
+
+    def lower(self, allowed: int, now: float) -> None:
+        """The server has said that there are too many connections."""
+        self.allowed = max(1, min(allowed, self.allowed))
+        self._taken = 0
+        self._not_before = now + self._pause
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+
+    def took_message(self, now: float) -> None:
+        """The server took a message: it may be asked for more connections, slowly."""
+        if self.allowed == self.capacity:
+            return
+        self._taken += 1
+        if self._taken >= self.allowed and now >= self._not_before:
+            self.allowed += 1
+            self._taken = 0
+            self._not_before = now + FIRST_PAUSE
+            self._grant()
+
+    def release(self, claim: Claim[C], now: float, *, keep: bool) -> None:
+        """The holder is done; ``keep`` if the connection can be used again."""
+        slot = claim.slot
+        assert slot is not None
+        self._granted.remove(claim)
+        claim.slot = None
+        slot.users -= 1
+        if not slot.users:
+            if keep:
+                slot.was_used = True
+                slot.idle_since = now
+                self._idle.append(slot)
+            else:
+                self._slots.remove(slot)
+        self._grant()
+
+    def withdraw(self, claim: Claim[C], now: float) -> None:
         """The caller went away before he used what he asked for."""
         if claim.is_granted:
-            self.release(claim, claim.connection)
-        else:
+            self.release(claim, now, keep=claim.connection is not None)
+        elif claim in self._waiting:
             self._waiting.remove(claim)
+            # Behind one that could not be served there may be one that can share.
+            self._grant()
 
-    def drain(self, *, in_use: bool = False) -> list[C]:
-        """Take out all idle connections; with ``in_use``, name the others too."""
-        drained, self._idle = self._idle, []
-        if in_use:
-            drained += [held.connection for held in self._granted if held.connection is not None]
-        return drained
+    def expired(self, now: float) -> list[C]:
+        """Take out the connections that were idle for too long; the caller closes them."""
+        if self._keepalive is None or not self._idle:
+            return []
+        return self._take_out([s for s in self._idle if now - s.idle_since > self._keepalive])
+
+    def drain(self) -> list[C]:
+        """Take out all idle connections."""
+        return self._take_out([*self._idle])
+
+    def connections(self) -> list[C]:
+        """All connections, idle and in use."""
+        return [slot.connection for slot in self._slots if slot.connection is not None]
 
     def is_held_by(self, holder: object) -> bool:
         return any(held.holder == holder for held in self._granted)
 
+    def _take_out(self, slots: list[Slot[C]]) -> list[C]:
+        for slot in slots:
+            self._idle.remove(slot)
+            self._slots.remove(slot)
+        return [slot.connection for slot in slots if slot.connection is not None]
+
+    def _queue(self, claim: Claim[C]) -> None:
+        """In the order of asking, also for one that comes back."""
+        behind: list[Claim[C]] = []
+        while self._waiting and self._waiting[-1].number > claim.number:
+            behind.append(self._waiting.pop())
+        self._waiting.append(claim)
+        self._waiting.extend(reversed(behind))
+
     def _grant(self) -> None:
-        while self._waiting and len(self._granted) < self.capacity:
-            claim = self._waiting.popleft()
-            claim.is_granted = True
+        while self._waiting and (slot := self._slot_for(self._waiting[0])) is not None:
+            self._give(self._waiting.popleft(), slot)
+
+    def _give(self, claim: Claim[C], slot: Slot[C]) -> None:
+        claim.slot = slot
+        slot.users += 1
+        self._granted.add(claim)
+        claim.wake()
+
+    def _slot_for(self, claim: Claim[C]) -> Slot[C] | None:
+        if claim.is_fresh and self._may_open():
+            return self._new_slot()
+        if self._idle:
             # The one used last is the least likely to have been closed by the server.
-            claim.connection = self._idle.pop() if self._idle else None
-            self._granted.add(claim)
-            claim.wake()
+            return self._idle.pop()
+        if self._may_open():
+            return self._new_slot()
+        if claim.may_share and not claim.is_fresh:
+            return next(filter(self._is_shareable, self._slots), None)
+        return None
+
+    def _may_open(self) -> bool:
+        if len(self._slots) >= self.allowed:
+            return False
+        opening = len(self._slots) - self.open
+        at_once = 1 if self.opens_one_first else max(OPENED_AT_ONCE, self.open)
+        return opening < at_once
+
+    def _new_slot(self) -> Slot[C]:
+        slot = Slot[C]()
+        self._slots.append(slot)
+        return slot
+
+    def _is_shareable(self, slot: Slot[C]) -> bool:
+        return slot.connection is not None and self._has_room(slot.connection)
+
+    def _is_deadlocked(self) -> bool:
+        """Whether everybody who could give back a connection waits for one."""
+        waiting = {claim.holder for claim in self._waiting}
+        return bool(self._granted) and all(held.holder in waiting for held in self._granted)

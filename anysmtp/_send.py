@@ -6,8 +6,8 @@ from email.message import Message
 from typing import TYPE_CHECKING, cast, overload
 
 from ._client import SMTP
-from ._envelope import AddressLike, Envelope, Receipt, Recipients
-from ._mailer import RawMessage, SendOptions
+from ._envelope import AddressLike, Envelope, RawMessage, Receipt, Recipients
+from ._mailer import SendOptions
 from ._settings import Options
 
 if TYPE_CHECKING:

@@ -21,12 +21,44 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from anyio.abc import ByteStreamConnectable
 
 from . import _clock, sasl
+from ._attempts import Retry
 from ._clock import Timeouts, timeouts_of
 from ._connect import Endpoint
 from ._grammar import CONTROLS, LOCAL_HOSTNAME
 from ._mailer import no_such_option
+from ._protocol._transaction import Pipelining
 
 TLSMode: TypeAlias = Literal["auto", "implicit", "starttls", "opportunistic", "off"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much of a server a client uses. ValueError for numbers that make no sense."""
+
+    max_connections: int = 3
+    """How many connections there are at most. One that is idle is used before another is opened,
+    and a server that lets in fewer is asked for fewer."""
+    max_messages_per_connection: int | None = None
+    """After how many messages a connection is replaced; None: when the server says so (MAILMAX,
+    RFC 9422)."""
+    keepalive_expiry: float | None = 60
+    """After how many idle seconds a connection is not used again, and is closed when the client is
+    used next; None: never."""
+    rate: tuple[int, float] | None = None
+    """How many messages may begin in any span of so many seconds: ``(30, 60)``; the others wait."""
+
+    def __post_init__(self) -> None:
+        _checked_count("max_connections", self.max_connections)
+        if self.max_messages_per_connection is not None:
+            _checked_count("max_messages_per_connection", self.max_messages_per_connection)
+        if self.keepalive_expiry is not None:
+            _checked_seconds("keepalive_expiry", self.keepalive_expiry)
+        if self.rate is not None:
+            rate: Any = self.rate
+            if not isinstance(rate, tuple) or len(rate) != 2:
+                raise TypeError(f"rate is (messages, seconds), not {self.rate!r}")
+            _checked_count("the first of rate", self.rate[0])
+            _checked_seconds("the second of rate", self.rate[1])
 
 
 class Options(TypedDict, total=False):
@@ -80,9 +112,17 @@ class Options(TypedDict, total=False):
     add_missing_headers: bool
     """Whether message objects that lack Date and Message-ID are sent with them; True by default."""
 
-    pipelining: Literal["auto", "off"]
+    pipelining: Pipelining
     """``"auto"`` (the default): commands are sent in groups where the server offers PIPELINING
-    (RFC 2920). ``"off"``: one at a time."""
+    (RFC 2920). ``"off"``: one at a time. ``"eager"``: where the server offers CHUNKING too, a small
+    message leaves with its envelope, before that is answered, and several are on their way at
+    once; all of these are in doubt if the connection is lost. Not with ``require_all``."""
+
+    limits: Limits
+    """How many connections, and how many messages; see `Limits`."""
+
+    retry: Retry | None
+    """Whether and when messages that were refused for now are sent again; not by default."""
 
 
 # What stands in place of options that other libraries have.
@@ -111,7 +151,9 @@ class Settings:
     timeouts: Timeouts
     require_all: bool
     add_missing_headers: bool
-    pipelining: bool
+    pipelining: Pipelining
+    limits: Limits
+    retry: Retry | None
 
 
 def settle(hostname: str, port: int | None, options: Options) -> Settings:
@@ -119,7 +161,7 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
     if unknown := set(options) - set(Options.__annotations__):
         raise no_such_option(unknown, Options, _INSTEAD)
     tls = _one_of("tls", options.get("tls", "auto"), TLSMode)
-    pipelining = _one_of("pipelining", options.get("pipelining", "auto"), Literal["auto", "off"])
+    pipelining = _one_of("pipelining", options.get("pipelining", "auto"), Pipelining)
     context = _instance("tls_context", options.get("tls_context"), ssl.SSLContext)
     mechanisms = _mechanisms(options)
     if tls == "off" and context is not None:
@@ -138,7 +180,9 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         timeouts=timeouts_of(options.get("timeout", _clock.DEFAULT)),
         require_all=_flag("require_all", options, False),
         add_missing_headers=_flag("add_missing_headers", options, True),
-        pipelining=pipelining == "auto",
+        pipelining=pipelining,
+        limits=_instance("limits", options.get("limits"), Limits) or Limits(),
+        retry=_instance("retry", options.get("retry"), Retry),
     )
 
 
@@ -154,7 +198,7 @@ _QUERY: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "local_hostname": (str, "a name"),
     "timeout": (float, "a number of seconds"),
     "require_all": ({"true": True, "false": False}.__getitem__, "true or false"),
-    "pipelining": (str, "auto or off"),
+    "pipelining": (str, "auto, eager or off"),
 }
 
 
@@ -211,6 +255,20 @@ def _from_url(url: str) -> tuple[str, int | None, Options]:
         )
     # Checked here, where what is wrong with it is not shown: it may be a password that got there.
     return _checked_hostname(hostname), parts.port, options
+
+
+def _checked_count(name: str, number: Any) -> None:
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise TypeError(f"{name} is a number, not {number!r}")
+    if number < 1:
+        raise ValueError(f"{name} is 1 or more, not {number}")
+
+
+def _checked_seconds(name: str, seconds: Any) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{name} is a number of seconds, not {seconds!r}")
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{name} is above 0 seconds, not {seconds!r}")
 
 
 def _one_of(name: str, value: Any, choices: Any) -> Any:

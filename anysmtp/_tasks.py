@@ -38,14 +38,14 @@ class UngroupedTasks:
         try:
             return bool(await self._group.__aexit__(exc_type, exc, traceback))
         except BaseExceptionGroup as errors:
-            raise _first(errors) from None
+            raise first_error(errors) from None
 
 
-def _first(error: BaseException) -> BaseException:
+def first_error(error: BaseException) -> BaseException:
     """The first error in a group that is not a cancellation, which only accompanies it."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     group = cast("BaseExceptionGroup[BaseException]", error)
-    leaves = [_first(inner) for inner in group.exceptions]
+    leaves = [first_error(inner) for inner in group.exceptions]
     cancelled = anyio.get_cancelled_exc_class()
     return next((leaf for leaf in leaves if not isinstance(leaf, cancelled)), leaves[0])

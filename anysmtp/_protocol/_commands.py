@@ -77,6 +77,13 @@ def rcpt(path: str, parameters: Iterable[str] = ()) -> Command:
     return Command(" ".join((f"RCPT TO:<{path}>", *parameters)))
 
 
+def bdat(octets: int, *, is_last: bool) -> Command:
+    """BDAT (RFC 3030 section 2), whose chunk follows the command line at once."""
+    if is_last:
+        return Command(f"BDAT {octets} LAST", verb="BDAT LAST")
+    return Command(f"BDAT {octets}")
+
+
 def with_argument(verb: str, argument: str = "") -> Command:
     """VRFY, EXPN, HELP and their like: a verb and whatever follows it."""
     return Command(f"{verb} {argument}" if argument else verb)

@@ -21,6 +21,8 @@ from .._reply import Reply
 _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:[ =\t]+(.*))?", re.DOTALL)
 # RFC 1870 section 6: size-value ::= 1*20DIGIT
 _SIZE = re.compile(r"[0-9]{1,20}")
+# RFC 9422 section 4: limit = name "=" value; the values that are registered are counts, not zero.
+_LIMIT = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=0*([1-9][0-9]{0,9})")
 
 
 class Extensions(Mapping[str, str]):
@@ -82,6 +84,21 @@ class Extensions(Mapping[str, str]):
     def pipelining(self) -> bool:
         """Commands may be sent in groups (RFC 2920)."""
         return "PIPELINING" in self
+
+    @property
+    def chunking(self) -> bool:
+        """Messages may travel in chunks of a known size (BDAT, RFC 3030)."""
+        return "CHUNKING" in self
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """The limits that the server declares (RFC 9422), as ``{"RCPTMAX": 100}``.
+
+        ``RCPTMAX``, recipients in a transaction; ``RCPTDOMAINMAX``, domains of recipients in one;
+        ``MAILMAX``, transactions in a session. Those that are no number above 0 are left out.
+        """
+        found = (_LIMIT.fullmatch(parameter) for parameter in self.get("LIMITS", "").split())
+        return {limit[1].upper(): int(limit[2]) for limit in found if limit}
 
     @property
     def eight_bit_mime(self) -> bool:

@@ -10,13 +10,16 @@ A reply that nobody awaits is a breach, except 421, with which a server may end 
 any time (RFC 5321 section 3.8). So is a reply to the end of the data that says yes before
 the end was written; one that says no ends the transfer.
 
+What several tasks have sent is one queue, in which each command names its *owner*; an entry whose
+owner has gone away is an orphan, whose reply is read all the same, for those behind it.
+
 A broken session stays broken: `broken` says why, and nothing can be sent in it any more.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .._reply import Reply
 from ..errors import SMTPProtocolError
@@ -25,16 +28,29 @@ from ._commands import Command
 from ._extensions import Extensions
 from ._parser import ReplyParser
 
+# The phases in which what is written next is no command.
+_IN_THE_MIDDLE = ("body", "auth")
+
 
 class Awaited:
     """A command that was sent, and its reply once that has come."""
 
-    __slots__ = ("command", "reply", "sink", "written")
+    __slots__ = ("command", "octets", "owner", "reply", "sink", "written")
 
-    def __init__(self, command: Command, sink: Callable[[Reply], None] | None) -> None:
+    def __init__(
+        self,
+        command: Command,
+        sink: Callable[[Reply], None] | None,
+        owner: object,
+        octets: int,
+    ) -> None:
         self.command = command
         self.reply: Reply | None = None
         self.sink = sink
+        self.owner = owner
+        """Who waits for the reply; None once nobody does."""
+        self.octets = octets
+        """What was written of a message with the command, which the reply acknowledges."""
         self.written = True
         """False while the message, whose end is the command, is still going out."""
 
@@ -63,13 +79,16 @@ class Session:
     __slots__ = (
         "_ahead",
         "_awaited",
+        "_mails",
         "_parser",
         "_phase",
         "broken",
         "extensions",
         "goodbye",
         "may_have_transaction",
+        "out_of_step",
         "refused_in_a_row",
+        "unanswered",
     )
 
     def __init__(self) -> None:
@@ -77,12 +96,17 @@ class Session:
         self._awaited: deque[Awaited] = deque()
         self._phase: _states.Phase = "connected"
         self._ahead: _states.Phase = "connected"  # once all that is awaited has succeeded
-        self._await(_commands.GREETING)
+        self._mails = 0  # how many of those awaited are MAIL
+        self.unanswered = 0
+        """Octets of messages that were written with commands whose replies have not come."""
+        self._await(_commands.GREETING, None, None, 0)
         self.extensions = Extensions()
         self.broken: str | None = None
         """Why nothing can be sent any more."""
         self.goodbye: Reply | None = None
         """The server's 421, once it has sent one."""
+        self.out_of_step = False
+        """Whether what the server says from here on may answer something that is no command."""
         self.may_have_transaction = False
         """Whether the next transaction must be preceded by RSET."""
         self.refused_in_a_row = 0
@@ -99,27 +123,71 @@ class Session:
         return self._awaited[0] if self._awaited else None
 
     @property
+    def last(self) -> Awaited | None:
+        """The command whose reply will be the last of those that are awaited."""
+        return self._awaited[-1] if self._awaited else None
+
+    @property
+    def may_be_followed_now(self) -> bool:
+        """Whether another command may be sent before the last one's reply (RFC 2920)."""
+        last = self.last
+        if last is None:
+            return True
+        return self.extensions.pipelining and last.command.verb in _states.MAY_BE_FOLLOWED
+
+    @property
+    def awaits(self) -> int:
+        """How many replies are owed by the server."""
+        return len(self._awaited)
+
+    @property
+    def owners(self) -> Iterator[object]:
+        """Who waits, in the order of the replies; one who waits for several is named for each."""
+        return (awaited.owner for awaited in self._awaited if awaited.owner is not None)
+
+    @property
     def is_quiet(self) -> bool:
         """Whether the session is between two commands, with nothing owed by either side."""
-        is_in_the_middle = self._awaited or self._phase in ("body", "auth")
+        is_in_the_middle = self._awaited or self._phase in _IN_THE_MIDDLE
         return not is_in_the_middle and self._parser.is_empty
 
-    def send(self, command: Command, sink: Callable[[Reply], None] | None = None) -> Awaited:
-        """Queue a command, whose ``line`` the caller now writes.
+    @property
+    def can_be_followed(self) -> bool:
+        """Whether the session will be between two commands once all that is awaited has come,
+        whatever it says."""
+        if not self._awaited:
+            return self._phase not in _IN_THE_MIDDLE
+        last = self._awaited[-1]
+        return last.written and last.command.verb not in _states.ASKS_FOR_MORE
+
+    def send(
+        self,
+        command: Command,
+        sink: Callable[[Reply], None] | None = None,
+        owner: object = None,
+        octets: int = 0,
+    ) -> Awaited:
+        """Queue a command, whose ``line`` the caller now writes, and whatever goes with it.
 
         RuntimeError if the command cannot be sent now; then nothing has changed.
         """
         self._check(command)
-        return self._await(command, sink)
+        return self._await(command, sink, owner, octets)
 
-    def begin_body(self, sink: Callable[[Reply], None]) -> Awaited:
+    def begin_body(self, sink: Callable[[Reply], None], owner: object = None) -> Awaited:
         """The message goes out from here on; a refusal may come before its end does.
 
         The caller sets ``written`` before it writes the end.
         """
-        awaited = self.send(_commands.END_OF_DATA, sink)
+        awaited = self.send(_commands.END_OF_DATA, sink, owner)
         awaited.written = False
         return awaited
+
+    def forsake(self, owner: object) -> None:
+        """This owner waits no more: what he awaits is read for those behind him."""
+        for awaited in self._awaited:
+            if awaited.owner is owner:
+                awaited.owner = None
 
     def receive(self, data: bytes) -> None:
         self._parser.feed(data)
@@ -129,7 +197,7 @@ class Session:
 
         SMTPProtocolError if what was received is no reply, or not one to this command.
         """
-        if (reply := self._parser.next_reply()) is None:
+        if self.out_of_step or (reply := self._parser.next_reply()) is None:
             return None
         if reply.code == 421:
             self.goodbye = reply
@@ -138,6 +206,7 @@ class Session:
                 raise SMTPProtocolError("a reply to no command", reply=reply)
             return None
         awaited = self._awaited.popleft()
+        self.unanswered -= awaited.octets
         self._follow(awaited, reply)
         awaited.reply = reply
         if awaited.sink is not None:
@@ -162,17 +231,27 @@ class Session:
                 f"{command.verb} is not possible now: the session is in {self._ahead!r}"
             )
 
-    def _await(self, command: Command, sink: Callable[[Reply], None] | None = None) -> Awaited:
-        awaited = Awaited(command, sink)
+    def _await(
+        self,
+        command: Command,
+        sink: Callable[[Reply], None] | None,
+        owner: object,
+        octets: int,
+    ) -> Awaited:
+        awaited = Awaited(command, sink, owner, octets)
         self._ahead = _states.NEXT[self._ahead][_row(command.verb)]
         self._awaited.append(awaited)
+        self.unanswered += octets
         if command.verb in _states.OPENS_TRANSACTION:
+            self._mails += 1
             self.may_have_transaction = True
         return awaited
 
     def _follow(self, awaited: Awaited, reply: Reply) -> None:
         """Move the phase as the reply says."""
         verb = awaited.command.verb
+        if verb in _states.OPENS_TRANSACTION:
+            self._mails -= 1
         if awaited.is_success(reply):
             if not awaited.written:
                 raise SMTPProtocolError("accepted before the end of the message", reply=reply)
@@ -181,8 +260,7 @@ class Session:
             self._phase = _states.ALWAYS_REACHED.get(verb, reached)
             if verb in _states.ENDS_TRANSACTION:
                 # The next transaction may have been opened in the same flight.
-                verbs = {behind.command.verb for behind in self._awaited}
-                self.may_have_transaction = not verbs.isdisjoint(_states.OPENS_TRANSACTION)
+                self.may_have_transaction = self._mails > 0
             if verb in ("EHLO", "HELO"):
                 self.extensions = Extensions(reply if verb == "EHLO" else None)
         elif verb in _states.CHALLENGED and reply.is_intermediate:
@@ -195,6 +273,9 @@ class Session:
             )
         elif self._phase in ("body", "auth"):
             self._phase = "ready"
+        elif verb in _states.CHUNKS and self._phase in ("rcpt", "chunks"):
+            # Without a recipient the refusal is about that, and the chunk was read.
+            self.out_of_step = reply.code in _states.READS_CHUNKS_AS_COMMANDS
 
 
 def _row(verb: str) -> str:

@@ -14,6 +14,7 @@ the answers to the commands behind it will be no as well.
     mail       MAIL was accepted (section 3.3)
     rcpt       RCPT was accepted at least once
     body       DATA was answered with 354: what is written now is the message
+    chunks     a BDAT that is not the last one was accepted (RFC 3030 section 2)
     auth       AUTH was answered with 334: what is written now answers a challenge (RFC 4954)
     closed     QUIT was accepted
 
@@ -28,13 +29,19 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 Phase: TypeAlias = Literal[
-    "connected", "greeted", "ready", "mail", "rcpt", "body", "auth", "closed"
+    "connected", "greeted", "ready", "mail", "rcpt", "body", "chunks", "auth", "closed"
 ]
 
 # RFC 5321 section 4.1.4: NOOP, HELP, EXPN, VRFY, RSET and QUIT at any time, EHLO again too. A verb
 # that is not in the tables (an extension's, sent by `command`) counts as "other".
 _ANY_TIME: dict[str, Phase] = {"EHLO": "ready", "HELO": "ready", "QUIT": "closed"}
 _STAYS = ("NOOP", "HELP", "VRFY", "EXPN", "other")
+
+
+# A chunk's octets follow its command line, whatever the reply will be; the last one ends the
+# message.
+_CHUNKS: dict[str, Phase] = {"BDAT": "chunks", "BDAT LAST": "ready"}
+CHUNKS = frozenset(_CHUNKS)
 
 
 def _row(phase: Phase, **more: Phase) -> Mapping[str, Phase]:
@@ -49,8 +56,9 @@ NEXT: Mapping[Phase, Mapping[str, Phase]] = {
     "greeted": _row("greeted", STARTTLS="greeted"),
     "ready": _row("ready", STARTTLS="greeted", AUTH="ready", MAIL="mail"),
     "mail": _row("mail", RCPT="rcpt"),
-    "rcpt": _row("rcpt", RCPT="rcpt", DATA="body"),
+    "rcpt": _row("rcpt", RCPT="rcpt", DATA="body", **_CHUNKS),
     "body": {".": "ready"},
+    "chunks": _row("chunks", **_CHUNKS),
     "auth": {"*": "ready"},
     "closed": {},
 }
@@ -64,14 +72,23 @@ CHALLENGED = frozenset({"AUTH", "*"})
 # A yes to a pipelined DATA means that the server reads a message, whatever it refused before.
 ALWAYS_REACHED: Mapping[str, Phase] = {"DATA": "body"}
 
-# RFC 2920 section 3.1: these may be followed by more in the same flight; every other verb is the
-# last of its flight, because its answer decides what the next octets mean or whether there are any.
-MAY_BE_FOLLOWED = frozenset({"RSET", "MAIL", "RCPT"})
+# RFC 2920 section 3.1, and for BDAT RFC 3030 section 2: these may be followed by more in the same
+# flight, as the end of the data may; every other verb is the last of its flight, because its answer
+# decides what the next octets mean or whether there are any.
+MAY_BE_FOLLOWED = frozenset({"RSET", "MAIL", "RCPT", ".", "BDAT", "BDAT LAST"})
+
+# After a yes to these, what is written next is no command, or nothing can be.
+ASKS_FOR_MORE = frozenset({"DATA", "AUTH", "*", "STARTTLS", "QUIT"})
 
 # After these, from the moment that they are sent, a transaction may be open on the server until
 # one of the others is answered with yes. A refusal does not end it for certain: Postfix keeps one
 # open after a refused end of data, and remembers the SIZE of a refused MAIL.
 OPENS_TRANSACTION = frozenset({"MAIL"})
-ENDS_TRANSACTION = frozenset({"RSET", "EHLO", "HELO", ".", "STARTTLS"})
+ENDS_TRANSACTION = frozenset({"RSET", "EHLO", "HELO", ".", "BDAT LAST", "STARTTLS"})
+
+# After a refusal with one of these to a chunk that it could have taken, a server may read the chunk
+# itself as commands (Exim, 552 for its size; 50y from those who never knew BDAT): what it says
+# behind that answers something else.
+READS_CHUNKS_AS_COMMANDS = frozenset({500, 501, 502, 503, 504, 552})
 
 VERBS = frozenset(verb for row in NEXT.values() for verb in row)

@@ -1,15 +1,17 @@
 """One mail transaction: from a `Job` and what the server offers to flights, and from replies to
 what is known about each recipient.
 
-Theory of operation. A *flight* is what the client writes before it must wait; each costs one
-round trip. `flight()` gives the commands of the next one, and is asked again when all their
-replies have been taken; an empty flight means that the envelope is settled, and `end` says what
-follows: the message, a lone dot, nothing, or the end of the connection.
+Theory of operation. A *flight* is what the client writes before it must wait; each costs one round
+trip. `flight()` gives the commands of the next one, each with what its reply is told to, and is
+asked again when all of these replies have come; an empty flight means that the envelope is settled,
+and `end` says what follows: the message, a lone dot, nothing, or the end of the connection.
 
-    server offers   flights of one message
-    --------------  --------------------------------------------------------------
-    nothing         MAIL . RCPT . RCPT . DATA . message
-    PIPELINING      RSET MAIL RCPT RCPT DATA . message          (RFC 2920 section 3.1)
+    server offers          flights of one message
+    ---------------------  --------------------------------------------------------------
+    nothing                MAIL . RCPT . RCPT . DATA . message
+    PIPELINING             RSET MAIL RCPT RCPT DATA . message      (RFC 2920 section 3.1)
+    PIPELINING, CHUNKING,  RSET MAIL RCPT RCPT BDAT LAST message   (RFC 3030 section 2)
+      and the user's "eager"
 
 DATA may ride with the envelope because the message itself waits for its 354: the policy on
 refusals is applied before the message leaves. With ``require_all`` DATA waits for the envelope's
@@ -18,22 +20,27 @@ connection. A 354 for which no recipient is left is answered by a lone dot (sect
 its final reply means nothing. If the server has recipients all the same, behind a RSET or MAIL that
 it refused, the dot would send them an empty message: then the connection is closed.
 
-Every reply goes through `take`, in the order of the commands, whatever the earlier ones said; each
-moves the `Ledger` in the same step. A 421, and 554 to RSET, are not about this message: its
-recipients are left not_sent, and `is_stale` is set. 554 to MAIL can mean either ("no more mail on
-this connection", or this sender): it is a refusal, and sets `is_stale`, so that it is
+An eager transaction is all in one flight, message and end included, so all of its recipients are
+in doubt from then on, and a reply can only make that better.
+
+Every reply moves the `Ledger` in the same step. A 421, and 554 to RSET, are not about this message:
+its recipients are left not_sent, and `is_stale` is set. 554 to MAIL can mean either ("no more mail
+on this connection", or this sender): it is a refusal, and sets `is_stale`, so that it is
 believed only on a connection that is new. So is a 530: a connection that had been logged in is
 replaced by one that will be.
+
+A transaction has as many recipients as the server takes in one: by its LIMITS (RFC 9422), and by a
+452 behind the first ones (RFC 5321 section 4.5.3.1.10). The others are `left_over` for a next one.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from .._delivery import Ledger
-from .._envelope import Content, Job, Mailbox, Receipt
+from .._envelope import Content, Job, Mailbox
 from .._reply import Reply
 from ..errors import (
     SMTPAuthenticationError,
@@ -50,6 +57,8 @@ from ._commands import Command
 from ._extensions import Extensions
 
 End: TypeAlias = Literal["message", "lone dot", "hang up", "nothing"]
+Pipelining: TypeAlias = Literal["auto", "eager", "off"]
+Sink: TypeAlias = Callable[[Reply], None]
 
 # Unread replies of 512 octets must fit the 64 KiB that a socket takes at the least, or client and
 # server both wait for the other to read (RFC 2920 section 3.1).
@@ -57,6 +66,9 @@ MAX_FLIGHT = 128
 # Servers count errors and hang up (Postfix after 20, RFC 5321 section 7.8 allows it); DATA without
 # a recipient is one more each time.
 PATIENCE = 3
+# Octets of a message that is sent before its envelope is answered: little is lost where that is
+# refused, and it fits the buffers of a socket, so that writing it does not wait.
+EAGER_SIZE = 32768
 
 
 class Transaction:
@@ -66,6 +78,30 @@ class Transaction:
     offer what the job needs.
     """
 
+    __slots__ = (
+        "_data",
+        "_data_rides",
+        "_final",
+        "_job",
+        "_ledger",
+        "_login_is_missing",
+        "_mail",
+        "_pipelining",
+        "_plan",
+        "_rcpt_refused",
+        "_rcpts",
+        "_recipients",
+        "_refusal",
+        "_rest",
+        "_server_has_recipients",
+        "_taken",
+        "_too_many",
+        "_utf8",
+        "is_eager",
+        "is_stale",
+        "left_over",
+    )
+
     def __init__(
         self,
         job: Job,
@@ -74,42 +110,54 @@ class Transaction:
         ledger: Ledger,
         *,
         reset_first: bool,
-        pipelining: bool = True,
+        pipelining: Pipelining = "auto",
         refused_in_a_row: int = 0,
     ) -> None:
         self._job = job
         self._ledger = ledger
-        parameters = _mail_parameters(job, content, extensions)
-        asks_for_utf8 = any(parameter.upper() == "SMTPUTF8" for parameter in parameters)
-        self._utf8 = asks_for_utf8 and extensions.smtputf8
+        parameters, self._utf8 = _mail_parameters(job, content, extensions)
+        self._recipients, self._rest = _one_transaction(job, extensions.limits)
         sender = "" if job.sender is None else self._path(job.sender)
         self._mail = _commands.mail(sender, parameters)
-        self._pipelining = pipelining and extensions.pipelining
+        self._pipelining = pipelining != "off" and extensions.pipelining
         self._data_rides = self._pipelining and not job.require_all and refused_in_a_row < PATIENCE
+        self.is_eager = (
+            pipelining == "eager"
+            and self._data_rides
+            and extensions.chunking
+            and content.size <= EAGER_SIZE
+            # RSET, MAIL and BDAT.
+            and len(self._recipients) + 3 <= MAX_FLIGHT
+        )
+        """Whether the message goes out with its envelope, in one flight."""
         # RFC 4954 section 6. Where STARTTLS is on offer, 530 asks for that (RFC 3207 section 4).
         self._login_is_missing = {535} if extensions.starttls else {530, 535}
-        self._plan = self._planned(reset_first)
-        self._awaited: deque[Callable[[Reply], None]] = deque()
+        self._plan = self._planned(reset_first, content)
+        self._rcpts: Iterator[Mailbox] = iter(self._recipients)
         self._taken: list[str] = []
+        self._too_many: list[str] = []
         self._rcpt_refused: dict[str, Reply] = {}
         self._server_has_recipients = False
         self._data: Reply | None = None
         self._final: Reply | None = None
         self._refusal: SMTPException | None = None
         self.is_stale = False
-        """Whether the connection, and not the message, was refused."""
+        """Whether the connection, and not the message, was refused, or is of no further use."""
+        self.left_over: tuple[str, ...] = ()
+        """Those that a next transaction is for, by their keys."""
 
-    def flight(self) -> list[Command]:
+    def flight(self) -> list[tuple[Command, Sink]]:
         """The commands to write now; empty when the envelope is settled."""
-        flight: list[Command] = []
+        plan = self._plan
+        if self.is_eager:
+            flight, self._plan = [*plan], deque[tuple[Command, Sink]]()
+            return flight
+        flight = []
         limit = MAX_FLIGHT if self._pipelining else 1
-        while self._refusal is None and self._plan and len(flight) < limit:
-            command, take = self._plan[0]
-            if command is _commands.DATA and not self._data_may_go(riding=bool(flight)):
+        while self._refusal is None and plan and len(flight) < limit:
+            if plan[0][0] is _commands.DATA and not self._data_may_go(riding=bool(flight)):
                 break
-            self._plan.popleft()
-            self._awaited.append(take)
-            flight.append(command)
+            flight.append(plan.popleft())
         return flight
 
     @property
@@ -131,47 +179,46 @@ class Transaction:
         """Whether the server refused the sender or every recipient."""
         return not self._taken
 
-    def take(self, reply: Reply) -> None:
-        """The next reply to a command of a flight."""
-        self._awaited.popleft()(reply)
-
     def hand_over(self) -> None:
         """The end of the message is about to leave."""
-        self._ledger.hand_over(self._taken)
+        keys = [r.given for r in self._recipients] if self.is_eager else self._taken
+        self._ledger.hand_over(keys)
 
     def take_final(self, reply: Reply) -> None:
         """The reply to the message; or a refusal while it is going out."""
         self._final = reply
         self._ledger.settle(self._taken, reply)
-        if not reply.is_positive:
-            self._refusal = SMTPDataError(reply, command=_commands.END_OF_DATA.shown)
+        if reply.is_positive:
+            self._leave_over(self._too_many)
+            return
+        self._refusal = SMTPDataError(reply, command=_commands.END_OF_DATA.shown)
+        # The server's word on the message itself holds for the others too.
+        self._ledger.refuse(self._rest, reply)
 
-    def result(self, server: str) -> Receipt:
-        """The Receipt; or the refusal, raised."""
+    def result(self) -> Reply:
+        """The final reply; or the refusal, raised."""
         if self._refusal is None and not self._taken:
+            self._leave_over(())
             self._refusal = SMTPRecipientsRefused(self._rcpt_refused)
         if self._refusal is not None:
             raise self._refusal
         assert self._final is not None
-        return Receipt(
-            reply=self._final,
-            replies=(self._final,),
-            accepted=self._ledger.replies("accepted"),
-            refused=self._ledger.replies("refused"),
-            message_id=self._job.message_id,
-            server=server,
-        )
+        return self._final
 
-    def _planned(self, reset_first: bool) -> deque[tuple[Command, Callable[[Reply], None]]]:
+    def _planned(self, reset_first: bool, content: Content) -> deque[tuple[Command, Sink]]:
         """Every command of the envelope, with what its reply means."""
-        plan: deque[tuple[Command, Callable[[Reply], None]]] = deque()
+        plan: deque[tuple[Command, Sink]] = deque()
         if reset_first:
             plan.append((_commands.RSET, self._take_rset))
         plan.append((self._mail, self._take_mail))
-        for recipient in self._job.recipients:
+        for recipient in self._recipients:
             rcpt = _commands.rcpt(self._path(recipient), self._job.rcpt_options)
-            plan.append((rcpt, self._take_rcpt(recipient.given, rcpt)))
-        plan.append((_commands.DATA, self._take_data))
+            plan.append((rcpt, self._take_rcpt))
+        if self.is_eager:
+            chunk = _commands.bdat(content.size, is_last=True)
+            plan.append((chunk, self._take_chunk))
+        else:
+            plan.append((_commands.DATA, self._take_data))
         return plan
 
     def _path(self, mailbox: Mailbox) -> str:
@@ -193,7 +240,7 @@ class Transaction:
             self._hang_up(reply, "RSET")
 
     def _take_mail(self, reply: Reply) -> None:
-        if reply.is_positive or self._refusal is not None:
+        if reply.code < 300 or self._refusal is not None:
             return
         self.is_stale = reply.code in _GOODBYE or reply.code in self._login_is_missing
         if reply.code == 421:
@@ -206,20 +253,23 @@ class Transaction:
         else:
             self._refusal = SMTPSenderRefused(reply, command=self._mail.shown)
 
-    def _take_rcpt(self, key: str, command: Command) -> Callable[[Reply], None]:
-        def take(reply: Reply) -> None:
-            self._server_has_recipients |= reply.is_positive
-            if self._refusal is not None:
-                return
-            if reply.is_positive:
-                self._taken.append(key)
-                return
-            self._rcpt_refused[key] = reply
-            self._ledger.refuse((key,), reply)
-            if reply.code == 421:
-                self._hang_up(reply, command.shown)
-
-        return take
+    def _take_rcpt(self, reply: Reply) -> None:
+        """Replies come in the order of the recipients."""
+        mailbox = next(self._rcpts)
+        is_positive = reply.code < 300
+        self._server_has_recipients |= is_positive
+        if self._refusal is not None:
+            return
+        if is_positive:
+            self._taken.append(mailbox.given)
+            return
+        self._rcpt_refused[mailbox.given] = reply
+        self._ledger.refuse((mailbox.given,), reply)
+        if reply.code == 421:
+            path = self._path(mailbox)
+            self._hang_up(reply, _commands.rcpt(path, self._job.rcpt_options).shown)
+        elif _is_too_many(reply) and self._taken:
+            self._too_many.append(mailbox.given)
 
     def _take_data(self, reply: Reply) -> None:
         self._data = reply
@@ -228,11 +278,24 @@ class Transaction:
         if reply.code == 421:
             self._hang_up(reply, "DATA")
         else:
-            self._ledger.refuse(self._taken, reply)
+            self._ledger.refuse((*self._taken, *self._rest), reply)
             self._refusal = SMTPDataError(reply, command="DATA")
+
+    def _take_chunk(self, reply: Reply) -> None:
+        """The reply to the whole message; without a recipient it means nothing."""
+        if self._refusal is not None or not self._taken:
+            return
+        self.take_final(reply)
+        # Whether a server that refuses a chunk has read it is not to be relied on.
+        self.is_stale |= not reply.is_positive
+
+    def _leave_over(self, too_many: Sequence[str]) -> None:
+        self.left_over = (*too_many, *self._rest)
 
     def _hang_up(self, reply: Reply, command: str) -> None:
         """The server ends the session: what it has not refused by name was not sent."""
+        if self.is_eager:
+            self._ledger.take_back(recipient.given for recipient in self._recipients)
         self.is_stale = True
         self._refusal = SMTPServerDisconnected(
             "the server closes the connection",
@@ -252,15 +315,54 @@ def needs_downgrade(content: Content, extensions: Extensions) -> bool:
     return content.is_8bit and not extensions.eight_bit_mime
 
 
-def _mail_parameters(job: Job, content: Content, extensions: Extensions) -> list[str]:
-    """The parameters of MAIL: the caller's own, and those that he did not give."""
+def _is_too_many(reply: Reply) -> bool:
+    """Whether a recipient was refused because of those before it (RFC 5321 section 4.5.3.1.10).
+
+    That section has 452, and 552 from old servers. Both have other meanings, which an enhanced
+    status code tells apart (RFC 3463: X.5.3); without one, to ask again costs one transaction.
+    """
+    return reply.code in (452, 552) and (reply.enhanced or "x.5.3")[1:] == ".5.3"
+
+
+def _one_transaction(
+    job: Job, limits: Mapping[str, int]
+) -> tuple[tuple[Mailbox, ...], tuple[str, ...]]:
+    """The recipients that a transaction may have by the server's LIMITS, and the keys of the rest.
+
+    SMTPNotSupported where it must have them all.
+    """
+    if not limits:
+        return job.recipients, ()
+    count, domains = limits.get("RCPTMAX"), limits.get("RCPTDOMAINMAX")
+    chosen: list[Mailbox] = []
+    rest: list[str] = []
+    seen: set[str] = set()
+    for recipient in job.recipients:
+        domain = recipient.utf8.rpartition("@")[2].lower()
+        is_full = len(chosen) == count or (len(seen) == domains and domain not in seen)
+        if is_full:
+            rest.append(recipient.given)
+        else:
+            chosen.append(recipient)
+            seen.add(domain)
+    if rest and job.require_all:
+        raise SMTPNotSupported(
+            f"the server takes {len(chosen)} of the {len(job.recipients)} recipients in one "
+            "transaction, and require_all needs them in one"
+        )
+    return tuple(chosen), tuple(rest)
+
+
+def _mail_parameters(job: Job, content: Content, extensions: Extensions) -> tuple[list[str], bool]:
+    """The parameters of MAIL, the caller's own and those that he did not give; whether SMTPUTF8."""
     given = {option.partition("=")[0].upper() for option in job.mail_options}
     parameters: list[str] = []
+    limit = extensions.size
     if "SIZE" in extensions and "SIZE" not in given:
         parameters.append(f"SIZE={content.size}")
-    if extensions.size is not None and content.size > extensions.size:
+    if limit is not None and content.size > limit:
         raise SMTPMessageTooLarge(
-            f"the message has {content.size} octets, the server takes {extensions.size}"
+            f"the message has {content.size} octets, the server takes {limit}"
         )
     if content.is_8bit:
         if not extensions.eight_bit_mime:
@@ -269,12 +371,14 @@ def _mail_parameters(job: Job, content: Content, extensions: Extensions) -> list
             )
         if "BODY" not in given:
             parameters.append("BODY=8BITMIME")
+    asks_for_utf8 = "SMTPUTF8" in given
     if (reason := _needs_utf8(job, content)) is not None:
         if not extensions.smtputf8:
             raise SMTPNotSupported(f"{reason} and the server does not offer SMTPUTF8")
-        if "SMTPUTF8" not in given:
+        if not asks_for_utf8:
             parameters.append("SMTPUTF8")
-    return [*parameters, *job.mail_options]
+            asks_for_utf8 = True
+    return [*parameters, *job.mail_options], asks_for_utf8 and extensions.smtputf8
 
 
 def _needs_utf8(job: Job, content: Content) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from anyio.abc import ByteStream, ByteStreamConnectable
 
-from anysmtp import SMTP, Receipt, SMTPConnection
+from anysmtp import SMTP, Limits, Receipt, SMTPConnection
 
 from .bench import RECIPIENTS
 from .script import Answer
@@ -18,17 +18,19 @@ Script: TypeAlias = "dict[str, Answer | Sequence[Answer]]"
 
 SENDER = "a@x.test"
 RAW = b"Subject: hello\r\n\r\nhello\r\n"
+ONE = Limits(max_connections=1)
+_PLAIN = {"tls": "off", "limits": ONE}
 
 
 def on_memory(server: ScriptedServer, **options: Any) -> SMTP:
-    """A client on memory streams, which count as a network."""
-    settings: dict[str, Any] = {"tls": "off", "connectable": server.connectable, **options}
+    """A client on memory streams, which count as a network; with one connection, unless asked."""
+    settings: dict[str, Any] = {"connectable": server.connectable, **_PLAIN, **options}
     return SMTP("mail.example.test", **settings)
 
 
 async def on_tcp(server: ScriptedServer, **options: Any) -> SMTP:
-    """A client on a loopback socket."""
-    settings: dict[str, Any] = {"tls": "off", **options}
+    """A client on a loopback socket; with one connection, unless asked."""
+    settings: dict[str, Any] = {**_PLAIN, **options}
     return SMTP("127.0.0.1", server.port or await server.listen(), **settings)
 
 

@@ -1,0 +1,312 @@
+"""The connections of a client: who gets which, how they are opened, kept, replaced and closed.
+
+A lease is a claim of the `Pool` with a connection that is alive, as far as a look can tell, or with
+a passenger who is on it already. It is given back in the same step as its user ends, in whatever
+way; there is no background task, and what nobody does is not done.
+
+A message is sent again, on another connection, if and only if a connection that had served before
+is to blame, and nothing was handed over: `Leases.again_after` decides that. Then a server's idle
+timeout looks to the caller as if it had never been.
+
+A login is tried once before there are several: those who waited for it fail as it does, for another
+try with the same password would count against the account.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+from collections.abc import Callable
+from copy import copy
+from functools import partial
+
+import anyio
+from anyio import to_thread
+
+from . import _connect, _dialogue
+from ._channel import Channel
+from ._clock import Clock
+from ._delivery import Ledger
+from ._establish import establish
+from ._lifecycle import Call, Lifecycle
+from ._pool import Claim, Pool
+from ._protocol._transaction import MAX_FLIGHT
+from ._rate import Rate
+from ._sending import WINDOW
+from ._settings import Settings
+from ._tasks import UngroupedTasks
+from ._turns import Turn
+from .errors import (
+    SMTPAuthenticationError,
+    SMTPConnectError,
+    SMTPException,
+    SMTPServerDisconnected,
+    SMTPTimeoutError,
+)
+
+_log = logging.getLogger("anysmtp")
+
+# Seconds for QUIT on all connections together, when a client is closed.
+_QUIT_TIMEOUT = 2.0
+# What servers say to MAIL on a connection too many: Exchange 432 4.3.2 "Concurrent connections
+# limit exceeded", Gmail 421 4.7.0 "Too many concurrent SMTP connections".
+_TOO_MANY_CONNECTIONS = re.compile(r"\bconnections?\b", re.IGNORECASE)
+
+
+class Again(Exception):
+    """A message was not sent, and a connection that had served before is to blame."""
+
+    def __init__(self, reason: str, *, is_last: bool = False) -> None:
+        super().__init__(reason)
+        self.is_last = is_last
+        """Whether it gets a fresh connection, and no other one after that."""
+
+
+class Leases:
+    """The connections of one client, and who has them."""
+
+    def __init__(self, settings: Settings, life: Lifecycle) -> None:
+        limits = settings.limits
+        self.settings = settings
+        self.pool = Pool[Channel](
+            limits.max_connections,
+            keepalive=limits.keepalive_expiry,
+            opens_one_first=bool(settings.mechanisms),
+            has_room=_has_room,
+        )
+        self._life = life
+        self._tls_context = settings.tls_context
+        self._rate = None if limits.rate is None else Rate(*limits.rate)
+        self._pacing = anyio.Lock()
+        self._login_failures = 0
+        self._login_failure: SMTPException | None = None
+        self._feeds: dict[Channel, Callable[[], Turn | None]] = {}
+
+    async def lease(
+        self,
+        call: Call,
+        turn: Turn,
+        ledger: Ledger | None = None,
+        *,
+        again: Again | None = None,
+    ) -> Claim[Channel]:
+        """A granted claim with a connection that is alive, as far as a look can tell.
+
+        Or one on which the passenger is under way already.
+        """
+        pool = self.pool
+        for channel in pool.expired(anyio.current_time()):
+            await channel.break_off("the connection was idle for too long")
+        call.clock.stop()
+        failures = self._login_failures
+        claim = pool.claim(
+            _task(),
+            turn.wake,
+            is_first=again is not None,
+            is_fresh=again is not None and again.is_last,
+            may_share=turn.passenger is not None,
+        )
+        claim.ticket = turn
+        try:
+            while True:
+                if not claim.is_granted:
+                    await turn.wait()
+                if turn.has_boarded or await self._is_ready(claim):
+                    return claim
+                if await self._open(call, claim, ledger, failures):
+                    return claim
+        except BaseException:
+            await self._let_go(claim, turn)
+            raise
+
+    def again_after(
+        self, error: SMTPException, ledger: Ledger, claim: Claim[Channel], turn: Turn
+    ) -> Again | None:
+        """Whether a message that has failed so is sent again, without the caller seeing it."""
+        channel = claim.connection
+        assert channel is not None
+        if ledger.keys("in_doubt"):
+            return None
+        if self.pool.open > 1 and _is_too_many_connections(error):
+            self.pool.lower(self.pool.open - 1, anyio.current_time())
+            channel.is_stale = True
+            return Again("the server wants fewer connections")
+        is_lost = isinstance(error, SMTPServerDisconnected) or channel.is_stale
+        if is_lost and self.was_used(claim, turn):
+            return Again("the connection was worn out, taking a new one", is_last=True)
+        return None
+
+    def feed(self, channel: Channel, source: Callable[[], Turn | None] | None) -> None:
+        """Where passengers of a connection come from when nobody waits for one."""
+        if source is None:
+            self._feeds.pop(channel, None)
+        else:
+            self._feeds[channel] = source
+
+    async def _is_ready(self, claim: Claim[Channel]) -> bool:
+        """Whether the claim brought a connection that can be used; it is closed if it cannot."""
+        channel, slot = claim.connection, claim.slot
+        if channel is None or slot is None:
+            return False
+        if slot.users > 1 or (not claim.is_fresh and channel.is_reusable):
+            return True
+        self.pool.opening(claim)
+        await channel.break_off("the connection was replaced")
+        return False
+
+    async def _open(
+        self, call: Call, claim: Claim[Channel], ledger: Ledger | None, login_failures: int
+    ) -> bool:
+        """Open a connection; False if the claim waits for another one instead."""
+        if self._login_failures > login_failures:
+            # It was waiting for this very login: another try would count against the account.
+            assert self._login_failure is not None
+            raise copy(self._login_failure)
+        if ledger is not None:
+            ledger.phase = "connecting"
+        try:
+            channel = await establish(self.settings, call.clock, self._get_tls_context)
+        except SMTPException as error:
+            self._remember(error)
+            call.clock.release()
+            if not self._may_wait_after(error) or not self.pool.refused(
+                claim, anyio.current_time()
+            ):
+                raise
+            _log.info("%s lets in no more than %d", self.settings.endpoint, self.pool.allowed)
+            return False
+        channel.max_messages = _least(
+            self.settings.limits.max_messages_per_connection,
+            channel.session.extensions.limits.get("MAILMAX"),
+        )
+        channel.turns.others = lambda: self._next_passenger(channel)
+        self.pool.opened(claim, channel)
+        return True
+
+    def _remember(self, error: SMTPException) -> None:
+        """A login that failed is not tried by those who waited for it to work."""
+        if isinstance(error, SMTPAuthenticationError):
+            self.pool.opens_one_first = True
+            self._login_failures += 1
+            self._login_failure = error
+
+    def _may_wait_after(self, error: SMTPException) -> bool:
+        """Whether a connection was refused because of those that there are.
+
+        A reply may say so; a server that is known to work may just not answer.
+        """
+        if error.reply is not None:
+            return error.reply.is_transient
+        is_silent = isinstance(error, (SMTPConnectError, SMTPServerDisconnected, SMTPTimeoutError))
+        return is_silent and self.pool.open > 0
+
+    def _next_passenger(self, channel: Channel) -> Turn | None:
+        """Who waits first for a connection, if he has a message that may ride along."""
+        claim = self.pool.next
+        if claim is None:
+            feed = self._feeds.get(channel)
+            return None if feed is None else feed()
+        if claim.is_fresh or not claim.may_share:
+            return None
+        turn = claim.ticket
+        assert isinstance(turn, Turn)
+        turn.on_boarding = partial(self.pool.board, claim, channel)
+        return turn
+
+    def was_used(self, claim: Claim[Channel], turn: Turn) -> bool:
+        """Whether the connection had served somebody before."""
+        slot = claim.slot
+        return turn.has_boarded or (slot is not None and (slot.was_used or slot.users > 1))
+
+    async def _let_go(self, claim: Claim[Channel], turn: Turn) -> None:
+        """The task went away before it used what it asked for."""
+        channel = claim.connection
+        if channel is None:
+            self.pool.withdraw(claim, anyio.current_time())
+            self._life.notify()
+            return
+        if turn.has_boarded:
+            channel.session.forsake(turn)
+            await channel.leave(turn)
+        await self.give_back(claim)
+
+    async def give_back(self, claim: Claim[Channel]) -> None:
+        """Keep the connection if its session is in order, else close it after its last user."""
+        channel, slot = claim.connection, claim.slot
+        assert channel is not None
+        assert slot is not None
+        keep = channel.is_idle and not channel.is_worn and self._life.state != "closed"
+        is_last = slot.users == 1
+        self.pool.release(claim, anyio.current_time(), keep=keep)
+        self._life.notify()
+        if is_last and not keep:
+            await channel.break_off("the connection was not left in order")
+
+    async def pace(self, clock: Clock | None = None) -> None:
+        """Wait until another message may begin, in the order of asking."""
+        if self._rate is None:
+            return
+        if clock is not None:
+            clock.stop()
+        async with self._pacing:
+            await anyio.sleep(self._rate.delay(anyio.current_time()))
+            self._rate.begin(anyio.current_time())
+
+    async def _get_tls_context(self) -> ssl.SSLContext:
+        """The caller's context, or the default one, made once; loading it reads files."""
+        if self._tls_context is None:
+            verify = self.settings.tls != "opportunistic"
+            self._tls_context = await to_thread.run_sync(
+                lambda: _connect.create_tls_context(validate_certs=verify)
+            )
+        return self._tls_context
+
+    async def say_goodbye(self) -> None:
+        """QUIT on every connection, all at once; what does not answer in time is closed."""
+        idle = self.pool.drain()
+        try:
+            with anyio.move_on_after(_QUIT_TIMEOUT):
+                async with UngroupedTasks() as group:
+                    for channel in idle:
+                        group.start_soon(_quit, channel)
+        finally:
+            for channel in idle:
+                await channel.break_off("the client was closed")
+
+    async def abort(self) -> None:
+        """Close every connection."""
+        for channel in (*self.pool.drain(), *self.pool.connections()):
+            await channel.break_off("the client was closed")
+
+
+def _is_too_many_connections(error: SMTPException) -> bool:
+    reply = error.reply
+    is_about_mail = error.command is not None and error.command.startswith("MAIL")
+    if reply is None or not reply.is_transient or not is_about_mail:
+        return False
+    return _TOO_MANY_CONNECTIONS.search(reply.text) is not None
+
+
+def _has_room(channel: Channel) -> bool:
+    """Whether another message can be on its way on a connection in use."""
+    is_free = channel.is_open and not channel.is_worn and channel.turns.holder is None
+    session = channel.session
+    return is_free and 0 < session.unanswered < WINDOW // 2 and session.awaits < MAX_FLIGHT // 2
+
+
+def _least(*numbers: int | None) -> int | None:
+    return min((number for number in numbers if number is not None), default=None)
+
+
+async def _quit(channel: Channel) -> None:
+    try:
+        async with channel.turn():
+            with Clock(channel.link.server) as clock:
+                await _dialogue.quit_now(channel, clock)
+    except SMTPException as error:
+        _log.debug("%s: no good-bye: %s", channel.link.server, error)
+
+
+def _task() -> int:
+    return anyio.get_current_task().id

@@ -1,0 +1,133 @@
+"""Whether a client is open, and what is still under way in it.
+
+Every call of a client stands in a `Call`: a clock that is registered here, so that closing the
+client can end it. A clean end waits until nothing is under way, lets in nothing new, and leaves
+nothing behind; an abort ends every call at once. A client belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import anyio
+from anyio import lowlevel
+
+from ._clock import Clock
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+State: TypeAlias = Literal["new", "open", "closing", "closed"]
+
+
+class Lifecycle:
+    """The state of one client, from its making to its end."""
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        self.state: State = "new"
+        self._calls: set[Call] = set()
+        self._sends = 0
+        self._ended: anyio.Event | None = None
+        self._loop: lowlevel.EventLoopToken | None = None
+
+    def check_loop(self) -> None:
+        """RuntimeError in another event loop than the first one."""
+        loop = lowlevel.current_token()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop != loop:
+            raise RuntimeError("the client belongs to another event loop: make one for this loop")
+
+    def check_open(self) -> None:
+        """RuntimeError if the client lets in nothing new."""
+        if self.state in ("closing", "closed"):
+            raise RuntimeError("the client is closed: make a new one")
+        self.check_loop()
+
+    def admit(self) -> Admitted:
+        """Stands around a send from its beginning: a clean end waits for it."""
+        self.check_open()
+        return Admitted(self)
+
+    def call(self, *, admitted: bool = False) -> Call:
+        """Stands around a call; ``admitted``, if it is part of a send that was let in before."""
+        if not admitted or self.state == "closed":
+            self.check_open()
+        return Call(self)
+
+    async def wait_until_quiet(self, is_in_use: Callable[[], bool]) -> None:
+        """Wait until nothing is under way, and nothing is in use."""
+        while self._sends or self._calls or is_in_use():
+            # Several tasks may close the client: they all wait for the same event.
+            if self._ended is None or self._ended.is_set():
+                self._ended = anyio.Event()
+            await self._ended.wait()
+
+    def abort(self, reason: str) -> None:
+        """Nothing goes on: what waits in a call is cancelled."""
+        self.state = "closed"
+        for call in self._calls:
+            call.clock.abort(reason)
+
+    def notify(self) -> None:
+        """Tell whoever waits for the end to look again."""
+        if self._ended is not None:
+            self._ended.set()
+
+    def count(self, sends: int) -> None:
+        self._sends += sends
+        self.notify()
+
+    def register(self, call: Call) -> None:
+        self._calls.add(call)
+
+    def discard(self, call: Call) -> None:
+        self._calls.discard(call)
+        self.notify()
+
+
+class Call:
+    """One call of a client, under a clock of its own."""
+
+    __slots__ = ("_life", "clock")
+
+    def __init__(self, life: Lifecycle) -> None:
+        self._life = life
+        self.clock = Clock(life.server)
+
+    def __enter__(self) -> Self:
+        self._life.register(self)
+        self.clock.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._life.discard(self)
+        self.clock.__exit__(exc_type, exc, traceback)
+
+
+class Admitted:
+    """A send that is under way."""
+
+    __slots__ = ("_life",)
+
+    def __init__(self, life: Lifecycle) -> None:
+        self._life = life
+
+    def __enter__(self) -> None:
+        self._life.count(+1)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._life.count(-1)

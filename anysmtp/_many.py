@@ -1,0 +1,487 @@
+"""`SMTP.send_many`: a stream of messages in, their deliveries out as they end.
+
+Theory of operation. All of it is inside the caller's ``async with``, in one task group. One task
+*pulls*: it takes mails from the source, serialises them and puts them in line, and stops when
+enough of them are neither sent nor their deliveries taken. *Workers*, as many as connections at
+most, each take a lease and send what is in line one after another on it: the next message boards
+with the end of the one before (see `_turns`), so that a message costs one round trip, and no task
+has to be woken for it. A worker gives its connection back when somebody else waits for one.
+
+What becomes of a message is written in its Delivery, which then waits to be taken. Workers never
+raise: a client that cannot open a connection is *stuck*, nothing more is begun, and its error
+leaves by the ``async for`` once everything under way has ended.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from copy import copy
+from email.message import Message
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from ._attempts import Attempts
+from ._channel import Channel
+from ._delivery import Delivery, ledger_of
+from ._envelope import Job, Mail
+from ._leases import Again, Leases
+from ._lifecycle import Call, Lifecycle
+from ._mailer import Asked, Book
+from ._pool import Claim
+from ._sending import Sending
+from ._tasks import first_error
+from ._turns import Turn
+from .errors import SMTPException
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, TypeVar
+
+    K = TypeVar("K", default=None)
+else:
+    from typing import TypeVar
+
+    K = TypeVar("K")
+
+if sys.version_info < (3, 11):  # pragma: no cover - coverage is measured on a newer Python
+    from exceptiongroup import BaseExceptionGroup
+
+Source: TypeAlias = "Iterable[Any] | AsyncIterable[Any]"
+Prepare: TypeAlias = Callable[[Mail[Any], Book], Awaitable[Job]]
+
+# Mails taken from the source whose deliveries were not taken: several windows of small messages.
+READ_AHEAD = 100
+# Octets of serialised messages in line beyond which no other mail is taken.
+_READ_AHEAD_OCTETS = 4 * 1024 * 1024
+# Mails after which others get to run, if taking them did not wait.
+_TURN = 16
+
+_END = object()
+
+
+def source_of(mails: Any) -> Source:
+    """The argument of `send_many`, if it is a source of mails. TypeError for what is one mail."""
+    is_one = isinstance(mails, (Message, Mail, str, bytes, bytearray, memoryview))
+    if is_one or not isinstance(mails, (Iterable, AsyncIterable)):
+        raise TypeError(
+            f"mails are an iterable or async iterable of messages, not {type(mails).__name__}"
+        )
+    return mails
+
+
+class _Item:
+    """One mail on its way."""
+
+    __slots__ = ("again", "attempts", "book", "delivery", "number", "sending", "turn")
+
+    def __init__(self, number: int, delivery: Delivery[Any]) -> None:
+        self.number = number
+        self.delivery = delivery
+        self.again: Again | None = None
+        # Set by those who bring it on its way: the one who pulled it, and a worker.
+        self.book: Book
+        self.attempts: Attempts
+        self.sending: Sending
+        self.turn: Turn
+
+    @property
+    def job(self) -> Job:
+        return self.attempts.job
+
+    def end(self, error: BaseException) -> None:
+        """Its send ends with this error, or with this cancellation."""
+        self.book.__exit__(type(error), error, None)
+
+
+class SendMany(Generic[K]):
+    """``async with smtp.send_many(mails) as deliveries``; see `SMTP.send_many`."""
+
+    def __init__(
+        self,
+        source: Source,
+        leases: Leases,
+        life: Lifecycle,
+        prepare: Prepare,
+        *,
+        ordered: bool,
+        read_ahead: int,
+    ) -> None:
+        if isinstance(read_ahead, bool) or not isinstance(read_ahead, int):
+            raise TypeError(f"read_ahead is a number, not {read_ahead!r}")
+        if read_ahead < 1:
+            raise ValueError(f"read_ahead is 1 or more, not {read_ahead}")
+        life.check_open()
+        self._life = life
+        self._admitted = life.admit()
+        self._group: TaskGroup | None = None
+        self._stream = _Stream(source, leases, life, prepare, ordered, read_ahead)
+
+    async def __aenter__(self) -> AsyncIterator[Delivery[K]]:
+        if self._group is not None:
+            raise RuntimeError("each `send_many()` is entered once")
+        self._life.check_open()
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        self._admitted.__enter__()
+        self._stream.begin(self._group)
+        return self._stream
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._group is not None
+        self._group.cancel_scope.cancel()
+        try:
+            # What it returns is about a cancellation that may be another one's: never ours to eat.
+            await self._group.__aexit__(exc_type, exc, traceback)
+        except BaseExceptionGroup as errors:
+            if (error := first_error(errors)) is not exc:
+                raise error from None
+        finally:
+            self._admitted.__exit__(None, None, None)
+
+
+class _Stream(AsyncIterator[Delivery[Any]]):
+    """The state of one `send_many`, and the deliveries that come out of it."""
+
+    def __init__(
+        self,
+        source: Source,
+        leases: Leases,
+        life: Lifecycle,
+        prepare: Prepare,
+        ordered: bool,
+        read_ahead: int,
+    ) -> None:
+        self._source = source
+        self._leases = leases
+        self._life = life
+        self._prepare = prepare
+        self._read_ahead = read_ahead
+        self._numbers = 0  # mails pulled
+        self._taken = 0  # deliveries taken
+        self._line: deque[_Item] = deque()
+        self._octets_in_line = 0
+        self._workers = 0
+        self._ended: deque[Delivery[Any]] = deque()
+        self._early: dict[int, Delivery[Any]] | None = {} if ordered else None
+        self._next_number = 0
+        self._is_exhausted = False
+        self._error: BaseException | None = None
+        self._is_stuck = False
+        self._news: anyio.Event | None = None
+        self._room: anyio.Event | None = None
+        self._group: TaskGroup
+
+    def begin(self, group: TaskGroup) -> None:
+        """Do all of it in this group."""
+        self._group = group
+        group.start_soon(self.pull)
+
+    # -- the caller's side
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delivery[Any]:
+        await checkpoint_if_cancelled()
+        while not self._ended:
+            if self._is_over():
+                error, self._error = self._error, None
+                self._is_exhausted = True
+                if error is not None:
+                    raise error
+                raise StopAsyncIteration
+            self._news = anyio.Event()
+            await self._news.wait()
+        self._taken += 1
+        self._make_room()
+        return self._ended.popleft()
+
+    def _is_over(self) -> bool:
+        if self._is_stuck:
+            return not self._workers
+        return self._is_exhausted and self._taken == self._numbers
+
+    # -- the task that pulls
+
+    async def pull(self) -> None:
+        """Take mails from the source, and put them in line."""
+        source = self._source
+        try:
+            if isinstance(source, AsyncIterable):
+                await self._pull_async(source)
+            else:
+                await self._pull_sync(source)
+        except Exception as error:  # noqa: BLE001 - whatever the source raises is the caller's
+            self._error = self._error or error
+        self._is_exhausted = True
+        self._tell()
+
+    async def _pull_sync(self, source: Iterable[Any]) -> None:
+        mails = iter(source)
+        while await self._wait_for_room() and (mail := next(mails, _END)) is not _END:
+            if self._numbers % _TURN == 0:
+                await checkpoint()
+            await self._put_in_line(mail)
+
+    async def _pull_async(self, source: AsyncIterable[Any]) -> None:
+        mails = source.__aiter__()
+        try:
+            while await self._wait_for_room():
+                try:
+                    mail = await mails.__anext__()
+                except StopAsyncIteration:
+                    return
+                await self._put_in_line(mail)
+        finally:
+            # Nobody else can end a generator that was made for this call.
+            if (aclose := getattr(mails, "aclose", None)) is not None:
+                await aclose()
+
+    async def _wait_for_room(self) -> bool:
+        """Wait until another mail may be taken; False if none is to be."""
+        while not self._is_stuck and (
+            self._numbers - self._taken >= self._read_ahead
+            or self._octets_in_line > _READ_AHEAD_OCTETS
+        ):
+            self._room = anyio.Event()
+            await self._room.wait()
+        return not self._is_stuck
+
+    async def _put_in_line(self, mail: object) -> None:
+        """Serialise a mail; one that cannot be sent ends here, in its Delivery."""
+        if isinstance(mail, Message):
+            mail = Mail(mail)
+        delivery = Delivery[Any](key=mail.key if isinstance(mail, Mail) else None)
+        item = _Item(self._numbers, delivery)
+        self._numbers += 1
+        ledger = ledger_of(delivery)
+        try:
+            await self._open_book(item, mail)
+        except Exception as error:  # noqa: BLE001 - a bad message, however bad, ends no stream
+            ledger.finish(error)
+            self._give_out(item)
+            return
+        await self._leases.pace()
+        self._line.append(item)
+        self._octets_in_line += item.job.content.size
+        self._hire()
+
+    async def _open_book(self, item: _Item, mail: object) -> None:
+        if not isinstance(mail, Mail):
+            raise TypeError(f"a mail is a message object or a Mail, not {type(mail).__name__}")
+        settings = self._leases.settings
+        asked = Asked(
+            {"envelope": mail.envelope, "delivery": item.delivery},
+            require_all=settings.require_all,
+        )
+        message = mail.message
+        if isinstance(message, Message):
+            item.book = asked.book_for_object(message)
+        else:
+            item.book = asked.book()
+        item.book.__enter__()
+        job = await self._prepare(mail, item.book)
+        item.attempts = Attempts(job, item.book.ledger, settings.retry)
+
+    # -- the workers
+
+    def _hire(self) -> None:
+        """One worker more, where there is something in line for it."""
+        limit = self._leases.settings.limits.max_connections
+        if self._line and not self._is_stuck and self._workers < limit:
+            self._workers += 1
+            self._group.start_soon(self._work)
+
+    async def _work(self) -> None:
+        """Send what is in line, until nothing is."""
+        try:
+            while self._line and not self._is_stuck:
+                await self._serve(self._leave_line())
+        finally:
+            self._workers -= 1
+            self._tell()
+
+    async def _serve(self, first: _Item) -> None:
+        """Send a message over a connection, and whatever can follow it there."""
+        aboard = deque([first])
+        conveyor = _Conveyor(self, self._leases, aboard)
+        try:
+            with self._life.call(admitted=True) as call:
+                await conveyor.run(call, first.again)
+        except Exception as error:  # noqa: BLE001 - also what a caller's token function raises
+            if conveyor.has_begun and isinstance(error, SMTPException):
+                self._interrupted(aboard, error)
+            else:
+                self._cannot_begin(first, error)
+        except BaseException as cancellation:
+            for item in aboard:
+                item.end(cancellation)
+            raise
+
+    def following(self) -> _Item | None:
+        """Who is next in line, if a connection that was used is good enough for it."""
+        if self._is_stuck or not self._line or self._line[0].again is not None:
+            return None
+        return self._line[0]
+
+    def leave_line(self, item: _Item) -> None:
+        assert item is self._line[0]
+        self._leave_line()
+
+    def settle(self, item: _Item, error: SMTPException | None, again: Again | None) -> None:
+        """A transaction has ended; what follows for its message."""
+        if again is not None:
+            item.again = again
+            item.book.ledger.again(recipient.given for recipient in item.job.recipients)
+            self._back_in_line(item)
+            return
+        item.again = None
+        if not item.attempts.another(error):
+            self._finish(item)
+        elif item.attempts.delay:
+            self._group.start_soon(self._later, item)
+        else:
+            self._back_in_line(item)
+
+    def _interrupted(self, aboard: deque[_Item], error: SMTPException) -> None:
+        """The time was up, or the client was closed: for the first one, and with it the others."""
+        for number, item in enumerate(tuple(aboard)):
+            is_unharmed = number > 0 and not item.book.ledger.keys("in_doubt")
+            may_repeat = is_unharmed and item.again is None
+            again = Again(str(error), is_last=True) if may_repeat else None
+            self.settle(item, copy(error), again)
+
+    def _cannot_begin(self, item: _Item, error: Exception) -> None:
+        """There is no connection to be had: for this message, and so for the others."""
+        if isinstance(error, SMTPException) and item.attempts.another(error):
+            self._group.start_soon(self._later, item)
+            return
+        item.end(error)
+        self._is_stuck = True
+        self._error = error
+        self._make_room()
+
+    async def _later(self, item: _Item) -> None:
+        await anyio.sleep(item.attempts.delay)
+        self._back_in_line(item)
+
+    def _back_in_line(self, item: _Item) -> None:
+        self._line.appendleft(item)
+        self._octets_in_line += item.job.content.size
+        self._hire()
+
+    def _leave_line(self) -> _Item:
+        item = self._line.popleft()
+        self._octets_in_line -= item.job.content.size
+        self._make_room()
+        return item
+
+    def _finish(self, item: _Item) -> None:
+        try:
+            item.book.close(item.attempts)
+        except SMTPException as error:
+            item.end(error)
+        self._give_out(item)
+
+    def _give_out(self, item: _Item) -> None:
+        """A delivery has ended: it, and those that waited for it, can be taken."""
+        if self._early is None:
+            self._ended.append(item.delivery)
+        else:
+            self._early[item.number] = item.delivery
+            while self._next_number in self._early:
+                self._ended.append(self._early.pop(self._next_number))
+                self._next_number += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.set()
+
+    def _make_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+
+
+class _Conveyor:
+    """One lease of a worker: the messages that it sends over one connection."""
+
+    __slots__ = ("_aboard", "_leases", "_stream", "has_begun")
+
+    def __init__(self, stream: _Stream, leases: Leases, aboard: deque[_Item]) -> None:
+        self._stream = stream
+        self._leases = leases
+        self._aboard = aboard
+        self.has_begun = False
+        """Whether there was a connection."""
+
+    async def run(self, call: Call, again: Again | None) -> None:
+        """Send what is aboard, and whatever boards."""
+        leases, aboard = self._leases, self._aboard
+        first = aboard[0]
+        self._equip(first, call)
+        claim = await leases.lease(call, first.turn, first.book.ledger, again=again)
+        self.has_begun = True
+        channel = claim.connection
+        assert channel is not None
+        is_alone = not first.turn.has_boarded
+        if is_alone:
+            leases.feed(channel, lambda: self._passenger(call))
+        try:
+            while aboard:
+                await self._send(aboard[0], channel, claim)
+                if is_alone and not aboard:
+                    self._go_on(call, channel)
+        finally:
+            if is_alone:
+                leases.feed(channel, None)
+            await leases.give_back(claim)
+
+    async def _send(self, item: _Item, channel: Channel, claim: Claim[Channel]) -> None:
+        error: SMTPException | None = None
+        again: Again | None = None
+        try:
+            async with channel.turn(item.turn):
+                await item.sending.deliver(channel, item.turn)
+            self._leases.pool.took_message(anyio.current_time())
+        except SMTPException as caught:
+            error = caught
+            if item.again is None or not item.again.is_last:
+                again = self._leases.again_after(error, item.book.ledger, claim, item.turn)
+        self._aboard.popleft()
+        self._stream.settle(item, error, again)
+
+    def _passenger(self, call: Call) -> Turn | None:
+        """Who is next in line rides along, unless somebody else waits for a connection."""
+        if (item := self._stream.following()) is None:
+            return None
+        self._equip(item, call)
+        item.turn.on_boarding = lambda: self._board(item)
+        return item.turn
+
+    def _board(self, item: _Item) -> None:
+        self._stream.leave_line(item)
+        self._aboard.append(item)
+
+    def _go_on(self, call: Call, channel: Channel) -> None:
+        """Take the next one from the line, if the connection is nobody else's."""
+        is_free = channel.is_idle and not channel.is_worn and not self._leases.pool.waiting
+        if is_free and (item := self._stream.following()) is not None:
+            self._equip(item, call)
+            self._board(item)
+
+    def _equip(self, item: _Item, call: Call) -> None:
+        settings = self._leases.settings
+        item.sending = Sending(item.job, item.book.ledger, settings.pipelining)
+        item.turn = Turn(call.clock, item.sending)
+        item.book.ledger.phase = "waiting"

@@ -1,0 +1,223 @@
+"""One mail transaction on a channel: planned, written, and paid for by replies.
+
+A `Sending` begins in one of two ways. It holds the turn and writes its first flight itself; or it
+is a passenger, whose first flight leaves with the end of the message before it. What follows is the
+same: wait for the flight's replies, write the next one, until the envelope is settled; then the
+message, with whose end the next passenger may leave.
+
+An eager one is all in its first flight. It gives the turn back as soon as that is written, so that
+a window of them is on the way at once: as many as fit the buffers of a socket on either side, for
+then no write waits, and none can be torn by a cancellation while others have replies in front of
+it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from ._channel import Body, Channel
+from ._clock import Clock
+from ._delivery import Ledger
+from ._envelope import Content, Job
+from ._protocol._session import Awaited
+from ._protocol._transaction import MAX_FLIGHT, Pipelining, Transaction, needs_downgrade
+from ._turns import Turn
+from .errors import SMTPException
+
+# Octets of messages on the way, unanswered, on one connection: what a socket's buffers take.
+WINDOW = 65536
+
+
+class Sending:
+    """A job on its way through one channel."""
+
+    __slots__ = (
+        "_channel",
+        "_content",
+        "_job",
+        "_last",
+        "_ledger",
+        "_pipelining",
+        "_transaction",
+    )
+
+    def __init__(self, job: Job, ledger: Ledger, pipelining: Pipelining) -> None:
+        self._job = job
+        self._ledger = ledger
+        self._pipelining: Pipelining = pipelining
+        self._content: Content = job.content
+        self._channel: Channel | None = None
+        self._transaction: Transaction | None = None
+        self._last: Awaited | None = None
+
+    @property
+    def needs_turn(self) -> bool:
+        """Whether more is to be written once the first flight is answered."""
+        assert self._transaction is not None
+        return not self._transaction.is_eager
+
+    def board(self, channel: Channel, turn: Turn) -> bytes:
+        """Begin with somebody else's write: the first flight's octets, or nothing if it cannot."""
+        extensions = channel.session.extensions
+        is_possible = (
+            self._pipelining != "off"
+            and extensions.pipelining
+            and channel.is_open
+            and not channel.is_worn
+            and not needs_downgrade(self._job.content, extensions)
+            and self._has_room(channel)
+        )
+        if not is_possible:
+            return b""
+        try:
+            self._plan(channel)
+        except SMTPException:
+            # What it lacks it will be told when it has a turn of its own.
+            return b""
+        return self._flight(turn)
+
+    async def deliver(self, channel: Channel, turn: Turn) -> None:
+        """Send, by the holder of the turn or as a passenger; or raise the server's refusal."""
+        try:
+            if self._transaction is None:
+                await self._begin(channel, turn)
+            transaction = self._transaction
+            assert transaction is not None
+            await self._settle_envelope(turn)
+            await self._end(transaction, turn)
+            self._ledger.server = channel.link.server
+            transaction.result()
+        except SMTPException as error:
+            error.server = channel.link.server
+            error.connection_closed = not channel.is_open
+            raise
+
+    async def _begin(self, channel: Channel, turn: Turn) -> None:
+        """Write the first flight, and behind one that is eager those of others."""
+        extensions, clock = channel.session.extensions, turn.clock
+        assert clock is not None
+        if needs_downgrade(self._content, extensions) and self._job.downgrade is not None:
+            clock.stop()
+            self._content = await self._job.downgrade()
+        while not self._has_room(channel):
+            head = channel.session.head
+            assert head is not None
+            await channel.wait(head)
+        await channel.catch_up(turn)
+        is_behind = channel.is_owed_to_others(turn)
+        self._plan(channel)
+        flight = self._flight(turn)
+        if not self.needs_turn:
+            flight += channel.take_along()
+        await channel.write(flight, is_behind=is_behind)
+
+    def _plan(self, channel: Channel) -> None:
+        session = channel.session
+        self._transaction = Transaction(
+            self._job,
+            self._content,
+            session.extensions,
+            self._ledger,
+            reset_first=session.may_have_transaction,
+            pipelining=self._pipelining,
+            refused_in_a_row=session.refused_in_a_row,
+        )
+        channel.messages += 1
+        self._channel = channel
+        self._ledger.phase, self._ledger.bytes_total = "envelope", self._content.size
+
+    def _flight(self, turn: Turn) -> bytes:
+        """Queue what the next flight awaits; its octets. None are left when it is settled."""
+        transaction, channel = self._transaction, self._channel
+        assert transaction is not None
+        assert channel is not None
+        flight = transaction.flight()
+        octets = self._content.size if transaction.is_eager else 0
+        last = len(flight) - 1
+        for number, (command, sink) in enumerate(flight):
+            self._last = channel.post(command, turn, sink, octets if number == last else 0)
+        lines = [command.line for command, _ in flight]
+        if flight and transaction.is_eager:
+            transaction.hand_over()
+            self._ledger.bytes_sent = octets
+            lines += self._content.chunks()
+        return b"".join(lines)
+
+    async def _settle_envelope(self, turn: Turn) -> None:
+        """Wait for the first flight's replies, and write and wait for those that follow it."""
+        channel = self._channel
+        assert channel is not None
+        if not self.needs_turn:
+            await self._refill(turn)
+        while True:
+            assert self._last is not None
+            await channel.wait(self._last)
+            await checkpoint_if_cancelled()
+            if not (flight := self._flight(turn)):
+                return
+            channel.check_open()
+            await channel.write(flight)
+
+    async def _refill(self, turn: Turn) -> None:
+        """Others may write now; and what they have ready leaves at once if there is room for it."""
+        channel = self._channel
+        assert channel is not None
+        turns = channel.turns
+        if turns.holder in (None, turn) and channel.session.unanswered < WINDOW // 2:
+            turns.holder = turn
+            is_behind = channel.is_owed_to_others(turn)
+            if flights := channel.take_along():
+                await channel.write(flights, is_behind=is_behind)
+        channel.let_others_write(turn)
+
+    async def _end(self, transaction: Transaction, turn: Turn) -> None:
+        """What follows the envelope."""
+        channel, clock = self._channel, turn.clock
+        assert channel is not None
+        assert clock is not None
+        channel.is_stale |= transaction.is_stale
+        if transaction.end == "message":
+            await self._send_message(transaction, clock)
+        elif transaction.end == "lone dot":
+            nothing = Body((), 0, take_final=_ignore, hand_over=_ignore, progress=_ignore)
+            # Whatever becomes of it, the server's refusals before it are the result.
+            with suppress(SMTPException):
+                await channel.send_message(nothing, clock, take_along=True)
+        elif transaction.end == "hang up":
+            await channel.break_off("the server waits for a message that was given up")
+        if transaction.has_hung_up:
+            await channel.break_off("the server takes no more mail on this connection")
+        session = channel.session
+        session.refused_in_a_row = session.refused_in_a_row + 1 if transaction.took_nobody else 0
+
+    async def _send_message(self, transaction: Transaction, clock: Clock) -> None:
+        channel, ledger = self._channel, self._ledger
+        assert channel is not None
+        ledger.phase = "body"
+
+        def progress(octets: int) -> None:
+            ledger.bytes_sent += octets
+
+        body = Body(
+            self._content.chunks(),
+            self._content.size,
+            take_final=transaction.take_final,
+            hand_over=transaction.hand_over,
+            progress=progress,
+        )
+        await channel.send_message(body, clock, take_along=True)
+
+    def _has_room(self, channel: Channel) -> bool:
+        """Whether what is on the way cannot fill either side's buffers (RFC 2920 section 3.1)."""
+        session = channel.session
+        if session.head is None:
+            return True
+        replies = min(len(self._job.recipients) + 3, MAX_FLIGHT)
+        is_room = session.unanswered + self._content.size <= WINDOW or not session.unanswered
+        return is_room and session.awaits + replies <= MAX_FLIGHT
+
+
+def _ignore(*_: object) -> None:
+    """A lone dot hands nothing over, and the reply to it means nothing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from email.message import Message
-from typing import Any
+from typing import Any, cast
 
 from anyio.abc import ByteStream
 
@@ -46,12 +46,12 @@ class Floor:
         """The same of a large message, of which no more than a piece is in memory."""
         await self._stream.send(self._envelope + b"DATA\r\n")
         await self._read(self._count)
-        piece = bytearray()
+        piece = b""
         for chunk in body:
             piece += _stuffed(chunk)
             if len(piece) >= CHUNK:
                 await self._stream.send(piece)
-                piece = bytearray()
+                piece = b""
         await self._stream.send(piece + b".\r\n")
         await self._read(1)
 
@@ -107,7 +107,7 @@ def chunks(message: Message[Any, Any]) -> Iterator[bytes]:
     """The benchmark's own messages as the email package has them, in chunks of whole lines."""
     fields = "".join(f"{name}: {value}\r\n" for name, value in message.raw_items())
     # get_payload() encodes all of it, to see whether it can be.
-    payload: Any = message._payload  # type: ignore[attr-defined]
+    payload: str | list[Message[Any, Any]] = cast("Any", message)._payload
     if isinstance(payload, str):
         yield f"{fields}\r\n".encode()
         yield from _lines(payload)

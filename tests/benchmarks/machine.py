@@ -37,14 +37,17 @@ def _cpu_model() -> str:
 
 def versions() -> dict[str, str]:
     found = {"Python": platform.python_version(), "OpenSSL": ssl.OPENSSL_VERSION.split()[1]}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    found |= {package: number for package in _PACKAGES if (number := _version(package))}
     if postfix := _postfix_version():
         found["Postfix"] = postfix
     return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _postfix_version() -> str | None:

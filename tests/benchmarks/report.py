@@ -21,6 +21,7 @@ from .sink import Counts
 from .task import Run
 from .workloads import MIB, WORKLOADS, Workload
 
+
 @dataclass
 class Measured:
     """All rounds of one client doing one workload on one server."""
@@ -133,21 +134,17 @@ def markdown(result: dict[str, Any]) -> str:
 def _preface(result: dict[str, Any]) -> list[str]:
     on = result["machine"]
     numbers = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    return [
-        f"{result['date'][:10]}, by `{result['command']}`, on {on['cores']} cores of"
-        f" {on['cpu']}, {on['system']}.",
-        "",
-        f"{numbers}.",
-        "",
-        "Medians of the rounds, and the least and the greatest; × is to aiosmtplib in the same"
-        " round, and more is better. CPU is processor time per message, of the client and of the"
-        " benchmark's own server; memory the client's peak above what it had when idle; turns how"
-        " often the server was woken, per message.",
-        "",
-        _CORES[result["cores"]],
-    ]
+    where = f"on {on['cores']} cores of {on['cpu']}, {on['system']}"
+    when = f"{result['date'][:10]}, by `{result['command']}`, {where}."
+    return [when, "", f"{numbers}.", "", _LEGEND, "", _CORES[result["cores"]]]
 
 
+_LEGEND = (
+    "Medians of the rounds, and the least and the greatest; × is to aiosmtplib in the same round,"
+    " and more is better. CPU is processor time per message, of the client and of the benchmark's"
+    " own server; memory the client's peak above what it had when idle; turns how often the server"
+    " was woken, per message."
+)
 _CORES = {
     "shared": "Client and server run on one processor: a turn costs a switch between the two, and"
     " not an interrupt of another processor, which takes several times as long and varies.",
@@ -158,7 +155,17 @@ _CORES = {
 
 def _table(workload: str, entries: Sequence[dict[str, Any]]) -> list[str]:
     unit = WORKLOADS[workload].unit
-    head = ["client", unit, "×", "spread", "CPU µs", "CPU ×", "sink's CPU µs", "memory MiB", "turns"]
+    head = [
+        "client",
+        unit,
+        "×",
+        "spread",
+        "CPU µs",
+        "CPU ×",
+        "sink's CPU µs",
+        "memory MiB",
+        "turns",
+    ]
     shown = [_row(entry) for entry in entries]
     return [_line(head), _line(["---", *["---:"] * (len(head) - 1)]), *map(_line, shown)]
 

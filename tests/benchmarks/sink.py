@@ -17,11 +17,11 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 HOST = "127.0.0.1"
 
@@ -98,7 +98,7 @@ class SinkProtocol(asyncio.Protocol):
         # uvloop's transports are called so, and are not derived from it.
         self.transport = cast("asyncio.Transport", transport)
         self._counts.connections += 1
-        transport.write(b"220 sink.example.test ESMTP\r\n")
+        self.transport.write(b"220 sink.example.test ESMTP\r\n")
 
     def data_received(self, data: bytes) -> None:
         self._counts.reads += 1
@@ -170,7 +170,7 @@ class SinkProtocol(asyncio.Protocol):
     def _ehlo(self, line: bytes) -> bytes:
         self._greeted = True
         self._recipients = -1
-        keywords = list(_KEYWORDS)
+        keywords: list[str] = list(_KEYWORDS)
         if self._starttls is not None:
             keywords.append("AUTH PLAIN" if self._encrypted else "STARTTLS")
         lines = ["sink.example.test", *keywords]
@@ -267,7 +267,7 @@ async def serve(server_file: str) -> None:
     await ended.wait()
 
 
-def fast_run() -> Callable[[Awaitable[None]], None]:
+def fast_run() -> Callable[[Coroutine[Any, Any, None]], None]:
     """asyncio.run, or uvloop's where it is installed."""
     try:
         import uvloop

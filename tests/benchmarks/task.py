@@ -22,7 +22,7 @@ WARM_UP = 20
 """Messages before the time runs; over a long link one."""
 
 
-class Unavailable(Exception):  # noqa: N818 - it is an answer and not an error
+class Unavailable(Exception):
     """What the client would need and is not there."""
 
 
@@ -105,9 +105,9 @@ class Task:
 
     def prepare(self) -> None:
         """Make what is to be there before the time runs."""
-        assert self.messages
+        assert len(self.messages) == self.count
         if self.workload.tls != "plain":
-            assert self.tls_context
+            assert self.tls_context.verify_mode is ssl.CERT_REQUIRED
 
 
 def _status(field: str) -> int:

@@ -50,64 +50,90 @@ class Workload:
         return self.unit.endswith("/s")
 
 
-WORKLOADS = {
-    workload.name: workload
-    for workload in (
-        Workload(
-            *("objects", "1 KiB message objects, one recipient", "messages/s"),
-            *(1500, 250),
-            servers=SERVERS,
-        ),
-        Workload(
-            *("bytes", "1 KiB as bytes, one recipient", "messages/s"),
-            *(1500, 250),
-            servers=SERVERS,
-            is_raw=True,
-        ),
-        Workload(
-            *("recipients", "1 KiB message objects, 50 recipients", "messages/s"),
-            *(60, 15),
-            recipients=50,
-        ),
-        Workload(
-            *("attachment", "message objects with 10 MiB attached", "MiB/s"),
-            *(6, 2),
-            attachment=10 * MIB,
-        ),
-        Workload(
-            *("tls", "1 KiB message objects over implicit TLS 1.3", "messages/s"),
-            *(1500, 250),
-            tls="implicit",
-        ),
-        Workload(
-            *("connections", "1 KiB message objects over 50 connections", "CPU us/message"),
-            *(5000, 1000),
-            connections=50,
-            is_fixed=True,
-        ),
-        Workload(
-            *("link", "50 ms link, 1 KiB as bytes, one recipient", "round trips/message"),
-            *(10, 2),
-            is_raw=True,
-            delay=DELAY,
-        ),
-        Workload(
-            *("link-10", "50 ms link, 1 KiB as bytes, 10 recipients", "round trips/message"),
-            *(10, 2),
-            is_raw=True,
-            recipients=10,
-            delay=DELAY,
-        ),
-        Workload(
-            *("first", "50 ms link, from connect to the first message accepted, over STARTTLS"),
-            *("round trips/message", 1, 1),
-            tls="starttls",
-            delay=DELAY,
-            is_first=True,
-            is_fixed=True,
-        ),
-    )
-}
+_WORKLOADS = (
+    Workload(
+        name="objects",
+        title="1 KiB message objects, one recipient",
+        unit="messages/s",
+        count=1500,
+        quick=250,
+        servers=SERVERS,
+    ),
+    Workload(
+        name="bytes",
+        title="1 KiB as bytes, one recipient",
+        unit="messages/s",
+        count=1500,
+        quick=250,
+        servers=SERVERS,
+        is_raw=True,
+    ),
+    Workload(
+        name="recipients",
+        title="1 KiB message objects, 50 recipients",
+        unit="messages/s",
+        count=100,
+        quick=15,
+        servers=SERVERS,
+        recipients=50,
+    ),
+    Workload(
+        name="attachment",
+        title="message objects with 10 MiB attached",
+        unit="MiB/s",
+        count=6,
+        quick=2,
+        attachment=10 * MIB,
+    ),
+    Workload(
+        name="tls",
+        title="1 KiB message objects over implicit TLS 1.3",
+        unit="messages/s",
+        count=1500,
+        quick=250,
+        tls="implicit",
+    ),
+    Workload(
+        name="connections",
+        title="1 KiB message objects over 50 connections",
+        unit="CPU us/message",
+        count=5000,
+        quick=1000,
+        connections=50,
+        is_fixed=True,
+    ),
+    Workload(
+        name="link",
+        title="50 ms link, 1 KiB as bytes, one recipient",
+        unit="round trips/message",
+        count=10,
+        quick=2,
+        is_raw=True,
+        delay=DELAY,
+    ),
+    Workload(
+        name="link-10",
+        title="50 ms link, 1 KiB as bytes, 10 recipients",
+        unit="round trips/message",
+        count=10,
+        quick=1,
+        is_raw=True,
+        recipients=10,
+        delay=DELAY,
+    ),
+    Workload(
+        name="first",
+        title="50 ms link, from connect to the first message accepted, with STARTTLS and login",
+        unit="round trips/message",
+        count=1,
+        quick=1,
+        tls="starttls",
+        delay=DELAY,
+        is_first=True,
+        is_fixed=True,
+    ),
+)
+WORKLOADS = {workload.name: workload for workload in _WORKLOADS}
 
 
 class Letters:

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .clients import BASELINE, CLIENTS, Client
+from .machine import choose_cores, environment
 from .report import Measured, Results, document, markdown
 from .servers import Servers, round_trip
 from .sink import Counts
@@ -28,7 +29,9 @@ _QUICK = ["* asyncio*", "* trio*", "smtp*"]
 def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
     parser.add_argument(
-        "workloads", nargs="*", help=f"of {' '.join(WORKLOADS)}, or patterns; default: all"
+        "workloads",
+        nargs="*",
+        help=f"of {' '.join(WORKLOADS)}, or patterns; default: all but the doubled ones",
     )
     parser.add_argument(
         "--clients",
@@ -46,7 +49,10 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
         default="shared",
         help="one processor for client and server, one for each, or as the system likes it",
     )
-    parser.add_argument("--output", type=Path, default=Path(), help="the folder for the two files")
+    folder = Path(os.environ.get("BENCHMARK_FOLDER", ""))
+    parser.add_argument(
+        "--output", type=Path, default=folder, help="the folder for benchmark.md and benchmark.json"
+    )
     chosen = parser.parse_args(given)
     chosen.rounds = chosen.rounds or (1 if chosen.quick else 7)
     chosen.clients = chosen.clients or (_QUICK if chosen.quick else ["*"])
@@ -100,7 +106,9 @@ def start(job: Job) -> Run:
     """One worker; Unavailable if it cannot do that, or fails at it."""
     command = [sys.executable, "-m", "benchmarks.worker", json.dumps(asdict(job))]
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT)
+        ran = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIME_LIMIT, env=environment()
+        )
     except subprocess.TimeoutExpired:
         raise Unavailable(f"it took more than {TIME_LIMIT:.0f} seconds") from None
     if ran.returncode != 0:
@@ -115,22 +123,14 @@ def start(job: Job) -> Run:
 
 
 def rows(chosen: argparse.Namespace) -> Iterator[tuple[str, Workload, list[Client]]]:
-    names = matching(chosen.workloads or ["*"], list(WORKLOADS))
+    usual = [name for name, workload in WORKLOADS.items() if not workload.is_extra]
+    names = matching(chosen.workloads or usual, list(WORKLOADS))
     wanted = [CLIENTS[name] for name in matching([*chosen.clients, BASELINE], list(CLIENTS))]
     for server in chosen.servers:
         for workload in map(WORKLOADS.__getitem__, names):
             if server in workload.servers:
                 suiting = [client for client in wanted if client.suits(workload)]
                 yield server, workload, suiting
-
-
-def choose_cores(how: str) -> int | None:
-    """Put this process, and so the servers, on one processor; the clients', if it is another."""
-    if how == "free" or not hasattr(os, "sched_setaffinity"):
-        return None
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[-1:])
-    return cores[0] if how == "apart" else None
 
 
 def main(given: Sequence[str]) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, TypeAlias
 
 import anyio
 
 from . import blocking, libraries
-from .task import Task
+from .task import Task, Unavailable
 from .workloads import Workload
 
 Way: TypeAlias = Literal["one", "many", "eager"]
@@ -50,7 +51,13 @@ class Client:
 def _on(backend: Backend, run: Callable[[Task], Awaitable[None]]) -> Callable[[Task], None]:
     options = {"use_uvloop": backend == "uvloop"} if backend != "trio" else {}
     name = "trio" if backend == "trio" else "asyncio"
-    return lambda task: anyio.run(run, task, backend=name, backend_options=options)
+
+    def run_on(task: Task) -> None:
+        if find_spec(backend) is None:
+            raise Unavailable(f"{backend} is not installed")
+        anyio.run(run, task, backend=name, backend_options=options)
+
+    return run_on
 
 
 def _clients() -> list[Client]:

@@ -21,6 +21,9 @@ WINDOW = 16
 class Floor:
     """A client on a connected stream."""
 
+    extensions = b""
+    """The reply to EHLO."""
+
     def __init__(self, stream: ByteStream, sender: str, recipients: list[str]) -> None:
         self._stream = stream
         self._replies = b""
@@ -33,7 +36,7 @@ class Floor:
         await self._stream.send(b"EHLO client.example.test\r\n")
         while b"250 " not in self._replies:
             self._replies += await self._stream.receive()
-        self._replies = b""
+        self.extensions, self._replies = self._replies, b""
 
     async def lock_step(self, body: bytes) -> None:
         """One message, two round trips."""

@@ -157,6 +157,8 @@ async def floor_many(task: Task) -> None:
 
 async def floor_eager(task: Task) -> None:
     async with _floor_on(task) as floor:
+        if b"CHUNKING" not in floor.extensions:
+            raise Unavailable("the server offers no CHUNKING")
         with task.watch:
             await floor.eager(task.messages)
 

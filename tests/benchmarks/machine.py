@@ -19,6 +19,24 @@ def find_program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
+def environment() -> dict[str, str]:
+    """That of a process which is to find this package, and what it stands on."""
+    folder = str(Path(__file__).parents[1])
+    paths = [folder, os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def choose_cores(how: str) -> int | None:
+    """Put this process, and so its children, on one processor: ``shared``, or ``apart`` from the
+    one that is returned. None if there is no other for the clients, as with ``free``.
+    """
+    if how == "free" or not hasattr(os, "sched_setaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[-1:])
+    return cores[0] if how == "apart" else None
+
+
 def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(),

@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
+from .machine import environment
+
 HOST = "127.0.0.1"
 
 _KEYWORDS = ("PIPELINING", "CHUNKING", "8BITMIME", "SIZE 1073741824", "ENHANCEDSTATUSCODES")
@@ -286,7 +288,11 @@ class Sink:
 
     def __enter__(self) -> Sink:
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
         )
         self.ports = json.loads(self._line())
         return self

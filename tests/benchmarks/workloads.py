@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import EmailMessage
 from email.policy import SMTP
 from functools import cache, cached_property
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Unit: TypeAlias = Literal["messages/s", "MiB/s", "CPU us/message", "round trips/message"]
 TLS: TypeAlias = Literal["plain", "implicit", "starttls"]
@@ -44,6 +44,8 @@ class Workload:
     """Whether the time runs from before there is a connection."""
     is_fixed: bool = False
     """Whether a faster way of sending gets no more messages."""
+    is_extra: bool = False
+    """Whether it is done only if it is asked for by name."""
 
     @property
     def higher_is_better(self) -> bool:
@@ -134,6 +136,23 @@ _WORKLOADS = (
     ),
 )
 WORKLOADS = {workload.name: workload for workload in _WORKLOADS}
+
+
+def _doubled(name: str, title: str, **changes: int) -> Workload:
+    """The same with twice as much of something: it should take at most twice the time."""
+    changed: Any = changes
+    return replace(WORKLOADS[name], name=f"{name}-doubled", title=title, is_extra=True, **changed)
+
+
+WORKLOADS |= {
+    workload.name: workload
+    for workload in (
+        _doubled("bytes", "twice as many messages of 1 KiB as bytes", count=3000, quick=500),
+        _doubled("recipients", "1 KiB message objects, 100 recipients", recipients=100),
+        _doubled("attachment", "message objects with 20 MiB attached", attachment=20 * MIB),
+        _doubled("connections", "1 KiB message objects over 100 connections", connections=100),
+    )
+}
 
 
 class Letters:

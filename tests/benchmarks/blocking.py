@@ -12,7 +12,7 @@ from typing import Any
 from .machine import find_program
 from .sink import HOST
 from .task import Task, Unavailable
-from .workloads import LOCAL_HOSTNAME, PASSWORD, SENDER, USERNAME, letter
+from .workloads import LOCAL_HOSTNAME, PASSWORD, SENDER, USERNAME
 
 
 def with_smtplib(task: Task) -> None:
@@ -30,8 +30,7 @@ def with_smtplib(task: Task) -> None:
             stack.enter_context(_smtplib_session(task)) for _ in range(task.workload.connections)
         ]
         for session in sessions:
-            for _ in range(task.warm_up):
-                session.send_message(letter(0))
+            _smtplib_send(task, session, iter(task.warm_up.messages))
         left = iter(task.messages)
         threads = [
             threading.Thread(target=_smtplib_send, args=(task, session, left))

@@ -20,7 +20,7 @@ import anysmtp
 from .floor import Floor, chunks
 from .sink import HOST
 from .task import Task, Unavailable
-from .workloads import LOCAL_HOSTNAME, PASSWORD, SENDER, USERNAME, letter
+from .workloads import LOCAL_HOSTNAME, PASSWORD, SENDER, USERNAME
 
 
 async def anysmtp_one(task: Task) -> None:
@@ -37,7 +37,7 @@ async def anysmtp_eager(task: Task) -> None:
 
 async def _send_many(task: Task, client: anysmtp.SMTP) -> None:
     envelope = anysmtp.Envelope(sender=SENDER, recipients=task.recipients)
-    warm_up = [anysmtp.Mail(letter(0)) for _ in range(task.warm_up)]
+    warm_up = [anysmtp.Mail(raw, envelope) for raw in task.warm_up.messages]
     mails = [anysmtp.Mail(raw, envelope) for raw in task.messages]
     async with client as smtp:
         await _send_mails(smtp, warm_up)
@@ -104,7 +104,7 @@ async def smtpproto_one(task: Task) -> None:
     client = AsyncSMTPClient(HOST, task.port, **options)
     # Over a long link the messages may be objects: what they cost does not show there.
     sessions = [client.connect() for _ in range(workload.connections)]
-    await _one_by_one(task, sessions, task.letters.objects)
+    await _one_by_one(task, sessions, only_objects=True)
 
 
 class _FloorSession:
@@ -166,7 +166,8 @@ async def floor_eager(task: Task) -> None:
 async def _one_by_one(
     task: Task,
     sessions: Sequence[AbstractAsyncContextManager[Any]],
-    messages: Sequence[EmailMessage | bytes] | None = None,
+    *,
+    only_objects: bool = False,
 ) -> None:
     """Let each connection, or each task of a client that has them all, take the next message."""
     async with AsyncExitStack() as stack:
@@ -176,19 +177,17 @@ async def _one_by_one(
             return
         opened = [await stack.enter_async_context(session) for session in sessions]
         workers = opened * (task.workload.connections // len(opened))
+        warm_up, letters = (
+            each.objects if only_objects else each.messages for each in (task.warm_up, task.letters)
+        )
         async with anyio.create_task_group() as group:
             for session in workers:
-                group.start_soon(_warm_up, task, session)
-        left = iter(task.messages if messages is None else messages)
+                group.start_soon(_send_all, task, session, iter(warm_up))
+        left = iter(letters)
         with task.watch:
             async with anyio.create_task_group() as group:
                 for session in workers:
                     group.start_soon(_send_all, task, session, left)
-
-
-async def _warm_up(task: Task, session: Any) -> None:
-    for _ in range(task.warm_up):
-        await session.send_message(letter(0))
 
 
 async def _send_all(task: Task, session: Any, left: Iterator[Any]) -> None:

@@ -10,7 +10,7 @@ import resource
 import ssl
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -81,6 +81,8 @@ class Task:
         self.count = job.count
         self.watch = Watch(job.count)
         self.letters = Letters(self.workload, job.count)
+        self.warm_up = Letters(replace(self.workload, attachment=0), _warm_up(self.workload))
+        """Small ones of the same kind, to be sent on each connection before the time runs."""
         self._cafile = job.cafile
 
     @property
@@ -88,16 +90,8 @@ class Task:
         return self.letters.recipients
 
     @property
-    def warm_up(self) -> int:
-        """How many messages to send before the time runs."""
-        if self.workload.is_first:
-            return 0
-        return 1 if self.workload.delay else WARM_UP
-
-    @property
     def messages(self) -> list[Any]:
-        """Message objects, or bytes."""
-        return self.letters.raw if self.workload.is_raw else self.letters.objects
+        return self.letters.messages
 
     @cached_property
     def tls_context(self) -> ssl.SSLContext:
@@ -106,8 +100,15 @@ class Task:
     def prepare(self) -> None:
         """Make what is to be there before the time runs."""
         assert len(self.messages) == self.count
+        assert len(self.warm_up.messages) == _warm_up(self.workload)
         if self.workload.tls != "plain":
             assert self.tls_context.verify_mode is ssl.CERT_REQUIRED
+
+
+def _warm_up(workload: Workload) -> int:
+    if workload.is_first:
+        return 0
+    return 1 if workload.delay else WARM_UP
 
 
 def _status(field: str) -> int:

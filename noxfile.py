@@ -86,14 +86,14 @@ def floor(requirement: Requirement) -> Requirement:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """The tests, on both backends."""
-    install_wheel(session, "trio,demo", *group("test"))
+    install_wheel(session, "trio,demo,cli", *group("test"), *group("compare"))
     run_tests(session)
 
 
 @nox.session
 def asyncio_only(session: nox.Session) -> None:
-    """The tests where trio is not installed."""
-    install_wheel(session, "demo", *group("test"))
+    """The tests where trio, and aiosmtplib, are not installed."""
+    install_wheel(session, "demo,cli", *group("test"))
     found = session.run("python", "-c", FIND_TRIO, silent=True)
     if found != "None\n":
         session.error("trio is installed: something depends on it")
@@ -103,7 +103,7 @@ def asyncio_only(session: nox.Session) -> None:
 @nox.session
 def lowest(session: nox.Session) -> None:
     """The tests with each direct dependency at its floor."""
-    install_wheel(session, "trio,demo", *lowest_direct_dependencies(), *group("test"))
+    install_wheel(session, "trio,demo,cli", *lowest_direct_dependencies(), *group("test"))
     run_tests(session)
 
 
@@ -111,7 +111,7 @@ def lowest(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[-1])
 def coverage(session: nox.Session) -> None:
     """Branch coverage of the package by the tests, on both backends together: all of it."""
-    install_wheel(session, "trio,demo", *group("test"), *group("coverage"))
+    install_wheel(session, "trio,demo,cli", *group("test"), *group("compare"), *group("coverage"))
     data = temporary_folder(session) / "coverage"
     for stale in data.parent.glob("coverage*"):
         stale.unlink()
@@ -144,7 +144,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy and pyright, for the oldest and the newest Python; and that the API is fully typed."""
-    install_wheel(session, "trio,demo", *group("test"), *group("bench"), *group("types"))
+    install_wheel(session, "trio,demo,cli", *group("test"), *group("bench"), *group("types"))
     for python in (PYTHONS[0], PYTHONS[-1]):
         session.run("mypy", "--python-version", python)
         session.run("pyright", "--pythonversion", python)
@@ -162,7 +162,7 @@ def layers(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation, with every broken reference an error; see docs/_build/html."""
-    install_wheel(session, "trio,demo", *group("docs"))
+    install_wheel(session, "trio,demo,cli", *group("docs"))
     session.run(
         *("sphinx-build", "-b", "html", "--nitpicky", "--fail-on-warning", "--keep-going"),
         *("--fresh-env", "-d", str(temporary_folder(session) / "doctrees")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import errors, sasl
+from . import errors, events, sasl
 from ._attempts import Retry
 from ._client import SMTP, Borrowed
 from ._clock import Timeouts
@@ -10,6 +10,7 @@ from ._connect import create_tls_context
 from ._connection import SMTPConnection
 from ._delivery import Delivery, Outcome
 from ._envelope import AddressLike, Envelope, Mail, RawMessage, Receipt, Recipients
+from ._leases import Statistics
 from ._mailer import Mailer, SendOptions
 from ._many import SendMany
 from ._protocol._extensions import Extensions
@@ -69,11 +70,13 @@ __all__ = [
     "SendAloneOptions",
     "SendMany",
     "SendOptions",
+    "Statistics",
     "TLSMode",
     "Timeouts",
     "__version__",
     "create_tls_context",
     "errors",
+    "events",
     "sasl",
     "send",
 ]

@@ -1,45 +1,45 @@
-"""``python -m anysmtp``: the command line.
+"""``anysmtp`` and ``python -m anysmtp``: the way into the command line.
 
-Each command is a module of `cli` and loaded for it alone. The exit code is 0 if all went well, 1
-if not, and 2 for a wrong call.
+The command line stands on the extra ``cli``. The demo does not need it, so that a newcomer can run
+that one with little installed; for anything else, without the extra, this says how to get it.
 """
 
 from __future__ import annotations
 
-import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 
 from . import __version__
 
+_NEEDED = ("click", "cryptography", "rich")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says, and return the exit code."""
-    parser = _parser()
-    chosen = parser.parse_args(arguments)
-    if chosen.command is None:
-        parser.print_help()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        return _without_the_extra(given, missing)
+    from .cli._app import run
+
+    return run(given)
+
+
+def _without_the_extra(arguments: list[str], missing: list[str]) -> int:
+    if arguments == ["demo"]:
+        from .cli._demo import demo
+
+        return demo()
+    if arguments == ["--version"]:
+        print(f"anysmtp {__version__}")
         return 0
-    from .cli._demo import demo
-
-    return demo()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m anysmtp",
-        description="anysmtp is an SMTP client for asyncio and trio.",
+    print(
+        "everything but `anysmtp demo` needs more to be installed: pip install 'anysmtp[cli]' "
+        f"(not found: {', '.join(missing)})",
+        file=sys.stderr,
     )
-    parser.add_argument("--version", action="version", version=f"anysmtp {__version__}")
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
-    commands.add_parser(
-        "demo",
-        help="send a message to an embedded server, and show what it received",
-        description="Start a mail server on this machine, send it a message with an attachment "
-        "and non-ASCII text through STARTTLS and a login, under asyncio and under trio, and show "
-        "what it received.",
-    )
-    return parser
+    return 1
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from . import _connect
 from ._clock import Clock, Timeouts, seconds_for
 from ._connect import STREAM_ERRORS, Link
+from ._monitor import Monitor, Since
 from ._protocol._body import END, DotStuffer
 from ._protocol._commands import Command
 from ._protocol._session import Awaited, Session
@@ -51,6 +52,7 @@ _wire = logging.getLogger("anysmtp.wire")
 ONE_WRITE = 65536
 # Seconds to wait for what a server says when it cuts a message off.
 _LAST_WORDS = 1.0
+_LOST = "the connection was lost"
 _UNFINISHED = "a conversation was not finished"
 # Seconds for a write that the socket's buffers have room for, and that may not be cancelled.
 _SHIELDED_WRITE = 2.0
@@ -102,13 +104,19 @@ class _Waiting:
 class Channel:
     """One session on one stream. Whoever writes holds a turn."""
 
-    def __init__(self, link: Link, timeouts: Timeouts) -> None:
+    def __init__(self, link: Link, timeouts: Timeouts, monitor: Monitor) -> None:
         self.link = link
         self.timeouts = timeouts
+        self.monitor = monitor
+        self.is_in_service = False
+        """Whether it was ever ready for mail: its end is told then."""
+        self._since = Since()
         self.session = Session()
         self.turns = Turns()
         self.is_stale = False
         """Whether the server has said that it takes no more mail on this connection."""
+        self.is_pooled = False
+        """Whether it serves whoever has a message: when it is worn out, another one does."""
         self.messages = 0
         """How many transactions were begun."""
         self.max_messages: int | None = None
@@ -117,7 +125,9 @@ class Channel:
         self._waiting: list[_Waiting] = []
         self._is_read = False
         self._writing = anyio.Lock(fast_acquire=True)
-        self._timed: tuple[Awaited, Turn] | None = None
+        self._timed: Awaited | None = None  # what a clock was started for, and whose
+        self._timed_for: Turn | None = None
+        self._is_timed_for_nobody = False
         self._breach: tuple[object, SMTPProtocolError] | None = None
 
     @property
@@ -139,7 +149,7 @@ class Channel:
     @property
     def is_reusable(self) -> bool:
         """Whether a look at an idle connection finds it as it was left."""
-        return self.is_idle and _connect.looks_alive(self.link.stream)
+        return self.is_idle and _connect.looks_alive(self.link)
 
     def turn(self, turn: Turn | None = None) -> Speaking:
         """``async with channel.turn()``: wait until nobody else writes."""
@@ -175,11 +185,15 @@ class Channel:
         self.check_open()
         last = self.session.last
         if last is not None and not self.session.may_be_followed_now:
-            last.owner = last.owner or turn
-            self._time()
-            await self.wait(last)
+            await self.read_up_to(last, turn)
             self.check_open()
         await checkpoint_if_cancelled()
+
+    async def read_up_to(self, awaited: Awaited, turn: Turn) -> None:
+        """Wait for another one's reply, or for one that nobody else waits for."""
+        awaited.owner = awaited.owner or turn
+        self._time()
+        await self.wait(awaited)
 
     async def read_greeting(self, clock: Clock) -> Reply:
         """Read the reply that a session starts with."""
@@ -205,7 +219,8 @@ class Channel:
             self._trace(">", (command.shown,))
             if octets:
                 self._trace(">", (f"(a message of {octets} octets)",))
-        self._time()
+        if self.session.awaits == 1 or self._is_timed_for_nobody:
+            self._time()
         return awaited
 
     async def write(self, data: bytes, *, is_behind: bool = False) -> None:
@@ -271,7 +286,9 @@ class Channel:
             await self.break_off("the server spoke before the TLS handshake")
             raise self.spoke_too_soon()
         try:
-            await _connect.encrypt(self.link, context, hint=" although it offered STARTTLS")
+            await _connect.encrypt(
+                self.link, context, self.monitor, hint=" although it offered STARTTLS"
+            )
         except BaseException:
             self._break("the TLS handshake failed")
             raise
@@ -289,8 +306,13 @@ class Channel:
         )
 
     async def break_off(self, reason: str) -> None:
-        """Send nothing any more, and close the stream at once."""
+        """Something went wrong: send nothing any more, and close the stream at once."""
         self._break(reason)
+        await _connect.close(self.link)
+
+    async def close(self, reason: str) -> None:
+        """It is not needed any more: close the stream at once."""
+        self._break(reason, is_lost=False)
         await _connect.close(self.link)
 
     def check_open(self) -> None:
@@ -299,6 +321,10 @@ class Channel:
             raise self._disconnected(
                 self.session.broken or self._closing or "the server closed the connection"
             )
+
+    def worn_out(self) -> SMTPServerDisconnected:
+        """For a message that came when the last one had begun."""
+        return self._disconnected("the connection takes no other message")
 
     def is_owed_to_others(self, turn: Turn) -> bool:
         """Whether somebody else waits for a reply."""
@@ -417,11 +443,12 @@ class Channel:
     async def _read(self) -> None:
         """Read once, for everybody who waits."""
         self._is_read = True
+        self.link.acknowledge_at_once()
         try:
             data = await self.link.stream.receive()
         except STREAM_ERRORS as error:
             failure = self._lost(error)
-            await self.break_off(str(failure))
+            await self.break_off(_LOST)
             raise failure from error
         finally:
             self._is_read = False
@@ -432,18 +459,16 @@ class Channel:
         """Pair what was read with those who await it; whether the session is in order."""
         session = self.session
         session.receive(data)
-        owner: object = None
+        is_traced = _wire.isEnabledFor(logging.DEBUG)
         try:
-            owner = session.head and session.head.owner
             while (pair := session.next_reply()) is not None:
-                if _wire.isEnabledFor(logging.DEBUG):
+                if is_traced:
                     self._trace("<", pair.shown())
-                owner = session.head and session.head.owner
         except SMTPProtocolError as error:
             error.server = self.link.server
             error.connection_closed = True
-            self._breach = (owner, error)
-            self._break(str(error))
+            self._breach = (session.blamed and session.blamed.owner, error)
+            self._break("the server did not keep to the protocol")
             return False
         if session.out_of_step:
             self._break("the server refused a chunk that it may have read as commands")
@@ -478,8 +503,12 @@ class Channel:
             owed = "a reply was not waited for" if session.awaits else _UNFINISHED
             await self.break_off(self._closing or owed)
 
-    def _break(self, reason: str) -> None:
-        self.session.broken = self.session.broken or reason
+    def _break(self, reason: str, *, is_lost: bool = True) -> None:
+        if self.session.broken is not None:
+            return
+        self.session.broken = reason
+        if self.is_in_service:
+            self.monitor.gone(reason, self._since, self.messages, is_lost=is_lost)
         for waiting in self._waiting:
             waiting.wake()
 
@@ -520,9 +549,12 @@ class Channel:
         if head is None or not head.written:
             return
         owner = head.owner or next(self.session.owners, None)
-        if not isinstance(owner, Turn) or owner.clock is None or self._timed == (head, owner):
+        self._is_timed_for_nobody = owner is None
+        if head is self._timed and owner is self._timed_for:
             return
-        self._timed = (head, owner)
+        if not isinstance(owner, Turn) or owner.clock is None:
+            return
+        self._timed, self._timed_for = head, owner
         owner.clock.start(seconds_for(self.timeouts, head.command.verb), head.command.shown)
 
     def _trace(self, direction: str, lines: Iterable[str]) -> None:

@@ -7,7 +7,6 @@ connection, of `Sending`; a stream of messages, of `SendMany`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterable, Iterable
 from contextlib import AbstractContextManager
 from email.message import Message
@@ -21,7 +20,7 @@ from ._channel import Channel
 from ._connection import SMTPConnection, connection_on, retire
 from ._delivery import Ledger
 from ._envelope import Job, Mail
-from ._leases import Again, Leases
+from ._leases import Again, Leases, Statistics
 from ._lifecycle import Call, Lifecycle
 from ._mailer import BaseMailer
 from ._many import READ_AHEAD, SendMany, source_of
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 K = TypeVar("K")
-
-_log = logging.getLogger("anysmtp")
 
 
 class SMTP(BaseMailer):
@@ -58,6 +55,7 @@ class SMTP(BaseMailer):
         self._settings = settle(hostname, port, options)
         self._life = Lifecycle(str(self._settings.endpoint))
         self._leases = Leases(self._settings, self._life)
+        self._monitor = self._leases.monitor
         self._require_all = self._settings.require_all
         self._add_missing_headers = self._settings.add_missing_headers
         self._retry = self._settings.retry
@@ -148,6 +146,10 @@ class SMTP(BaseMailer):
         """
         return Borrowed(self)
 
+    def statistics(self) -> Statistics:
+        """What the client has, and has done since it was made."""
+        return self._leases.statistics()
+
     async def aclose(self) -> None:
         """End the client: let sends in flight finish, say QUIT, close.
 
@@ -209,7 +211,7 @@ class SMTP(BaseMailer):
                 await self._leases.pace(call.clock)
                 if (again := await self._attempt(call, job, ledger, again)) is None:
                     return
-                _log.info("%s: %s", self._life.server, again)
+                self._monitor.again(again)
                 ledger.again(recipient.given for recipient in job.recipients)
 
     async def _attempt(
@@ -228,7 +230,8 @@ class SMTP(BaseMailer):
                 await sending.deliver(channel, turn)
         except SMTPException as error:
             may_repeat = again is None or not again.is_last
-            if may_repeat and (more := leases.again_after(error, ledger, claim, turn)) is not None:
+            more = leases.again_after(error, ledger, claim, turn, is_stale=sending.is_stale)
+            if may_repeat and more is not None:
                 return more
             raise
         else:
@@ -258,6 +261,8 @@ class Borrowed:
         channel = self._claim.connection
         assert channel is not None
         settings = client._settings
+        # Nobody else's message rides along while somebody speaks for himself.
+        channel.is_pooled = False
         self._connection = connection_on(
             channel,
             local_hostname=settings.local_hostname,
@@ -278,6 +283,8 @@ class Borrowed:
         assert self._claim is not None
         assert self._connection is not None
         retire(self._connection)
+        assert self._claim.connection is not None
+        self._claim.connection.is_pooled = True
         await self._client._leases.give_back(self._claim)
 
 

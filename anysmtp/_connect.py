@@ -18,16 +18,20 @@ import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
 import anyio
 from anyio.abc import ByteStream, ByteStreamConnectable, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from ._grammar import LOCAL_HOSTNAME
+from ._monitor import Monitor, Since
 from ._reply import Reply
 from .errors import SMTPConnectError, SMTPException, SMTPServerDisconnected, SMTPTLSError
 from .sasl import server_end_point
 
+_QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+_TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 # What a stream raises when the network, the peer or another task has ended it.
 STREAM_ERRORS = (
     OSError,
@@ -67,6 +71,31 @@ class Link:
     """Whether it never leaves this machine, for certain."""
     port: int | None = None
     """The server's TCP port, where that is what the client connected to."""
+    _sockets: tuple[Any, Any] | None = None
+
+    def sockets(self) -> tuple[Any, Any]:
+        """The TLS object and the socket, where there are such; asked for once."""
+        if self._sockets is None:
+            tls = self.stream.extra(TLSAttribute.ssl_object, None)
+            self._sockets = tls, self.stream.extra(SocketAttribute.raw_socket, None)
+        return self._sockets
+
+    def acknowledge_at_once(self) -> None:
+        """Have what comes next acknowledged without delay, where the system can do that.
+
+        A server that does not switch off Nagle's algorithm (Postfix) holds back a second small
+        write until the first one is acknowledged, which a system delays by 40 ms. Linux forgets
+        the option again, so it is set before each wait.
+        """
+        _, sock = self.sockets()
+        if sock is not None and _QUICK_ACK is not None and sock.family in _TCP_FAMILIES:
+            # A socket that is closed by now says so when it is read.
+            with suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+
+    def forget_sockets(self) -> None:
+        """The stream was replaced."""
+        self._sockets = None
 
     @property
     def is_encrypted(self) -> bool:
@@ -106,12 +135,13 @@ async def open_link(endpoint: Endpoint) -> Link:
     return Link(stream, str(endpoint), endpoint.hostname, is_local, port)
 
 
-async def encrypt(link: Link, context: ssl.SSLContext, *, hint: str) -> None:
+async def encrypt(link: Link, context: ssl.SSLContext, monitor: Monitor, *, hint: str) -> None:
     """Put TLS on the link (RFC 8314 section 3). SMTPTLSError, with the stream closed, if it fails.
 
     The closing handshake is left out: an SMTP session ends with QUIT, and every message with a
     reply, so a cut can be told without it.
     """
+    since = Since()
     try:
         link.stream = await TLSStream.wrap(
             link.stream,
@@ -120,12 +150,19 @@ async def encrypt(link: Link, context: ssl.SSLContext, *, hint: str) -> None:
             ssl_context=context,
             standard_compatible=False,
         )
+        link.forget_sockets()
     except (*STREAM_ERRORS, ValueError) as error:
+        failure = tls_error(error, link, hint)
+        monitor.not_encrypted(since, failure)
         await close(link)
-        raise tls_error(error, link, hint) from error
-    except BaseException:
+        raise failure from error
+    except BaseException as cancellation:
+        monitor.not_encrypted(since, cancellation)
         await close(link)
         raise
+    cipher: tuple[str, str, int] | None = link.stream.extra(TLSAttribute.cipher, None)
+    version = link.stream.extra(TLSAttribute.tls_version, None)
+    monitor.encrypted(since, version, None if cipher is None else cipher[0])
 
 
 async def close(link: Link) -> None:
@@ -139,14 +176,14 @@ async def close(link: Link) -> None:
         await anyio.aclose_forcefully(link.stream)
 
 
-def looks_alive(stream: ByteStream) -> bool:
+def looks_alive(link: Link) -> bool:
     """Whether nothing has come over an idle connection: no late reply, and no end of it.
 
     A look, not a question: it costs no round trip and cannot hang. A TLS record can wait inside
     the TLS object, where poll does not see it. Streams without a socket are trusted; if they are
     dead after all, the message is not sent and goes over a fresh connection.
     """
-    tls = stream.extra(TLSAttribute.ssl_object, None)
+    tls, sock = link.sockets()
     if tls is not None:
         try:
             tls.read(1)
@@ -156,7 +193,6 @@ def looks_alive(stream: ByteStream) -> bool:
             return False
         else:
             return False
-    sock = stream.extra(SocketAttribute.raw_socket, None)
     if sock is None or not hasattr(select, "poll"):
         return True
     if sock.fileno() < 0:

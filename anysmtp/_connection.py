@@ -26,6 +26,7 @@ from ._delivery import Ledger
 from ._envelope import AddressLike, Job, RawMessage
 from ._mailer import BaseMailer, raw_content
 from ._message import parse_address, parse_sender
+from ._monitor import Monitor
 from ._protocol import _commands
 from ._protocol._commands import Command
 from ._protocol._extensions import Extensions
@@ -82,7 +83,10 @@ class SMTPConnection(BaseMailer):
     ) -> None:
         if not isinstance(stream, ByteStream):
             raise TypeError(f"stream is a ByteStream of anyio, not {type(stream).__name__}")
-        self._channel = Channel(Link(stream, hostname, hostname), timeouts_of(timeout))
+        self._monitor = Monitor(hostname)
+        link = Link(stream, hostname, hostname)
+        self._channel = Channel(link, timeouts_of(timeout), self._monitor)
+        self._channel.is_in_service = True
         self._local_hostname = local_hostname
         self._allow_plaintext_auth = allow_plaintext_auth
         self._pipelining: Pipelining = "auto"
@@ -147,9 +151,10 @@ class SMTPConnection(BaseMailer):
             raise ValueError("tls='opportunistic' does not verify the server: no login with it")
 
         async def log_in(clock: Clock) -> Reply:
-            return await _login.login(
-                self._channel, clock, mechanisms, allow_plaintext=self._allow_plaintext_auth
-            )
+            with self._monitor.logging_in():
+                return await _login.login(
+                    self._channel, clock, mechanisms, allow_plaintext=self._allow_plaintext_auth
+                )
 
         return await self._take_turn(log_in, ready=True)
 
@@ -254,7 +259,7 @@ class SMTPConnection(BaseMailer):
 
     async def aclose(self) -> None:
         """Close the connection at once, without QUIT; nothing happens if it is closed."""
-        await self._channel.break_off("the connection was closed")
+        await self._channel.close("the connection was closed")
 
     async def __aenter__(self) -> Self:
         return self
@@ -354,6 +359,7 @@ def connection_on(
         allow_plaintext_auth=allow_plaintext_auth,
     )
     connection._channel = channel
+    connection._monitor = channel.monitor
     connection._is_opportunistic = is_opportunistic
     connection._pipelining = pipelining
     connection._require_all = require_all

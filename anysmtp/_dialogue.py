@@ -134,4 +134,4 @@ async def quit_now(channel: Channel, clock: Clock) -> Reply:
     try:
         return await ask(channel, clock, _commands.QUIT)
     finally:
-        await channel.break_off("the session was ended with QUIT")
+        await channel.close("the session was ended with QUIT")

@@ -5,7 +5,6 @@ All of it has one deadline, ``Timeouts.connect``. Whatever ends it early closes 
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Awaitable, Callable
 
@@ -14,10 +13,9 @@ from anyio.streams.tls import TLSAttribute
 from . import _connect, _dialogue, _login, sasl
 from ._channel import Channel
 from ._clock import Clock
+from ._monitor import Monitor
 from ._settings import Settings
 from .errors import SMTPException, SMTPTLSError
-
-_log = logging.getLogger("anysmtp")
 
 _STARTTLS_HINT = "; if it wants STARTTLS: tls='starttls'"
 _NO_STARTTLS_HINT = (
@@ -26,7 +24,10 @@ _NO_STARTTLS_HINT = (
 
 
 async def establish(
-    settings: Settings, clock: Clock, tls_context: Callable[[], Awaitable[ssl.SSLContext]]
+    settings: Settings,
+    clock: Clock,
+    tls_context: Callable[[], Awaitable[ssl.SSLContext]],
+    monitor: Monitor,
 ) -> Channel:
     """Open a connection and make it ready for mail.
 
@@ -34,21 +35,23 @@ async def establish(
     may raise.
     """
     clock.hold(settings.timeouts.connect, "the connection")
-    link = await _connect.open_link(settings.endpoint)
-    try:
-        if settings.tls == "implicit":
-            await _connect.encrypt(link, await tls_context(), hint=_STARTTLS_HINT)
-        channel = Channel(link, settings.timeouts)
-        async with channel.turn():
-            await _make_ready(channel, clock, settings, tls_context)
-    except BaseException as error:
-        await _connect.close(link)
-        if isinstance(error, SMTPException):
-            error.connection_closed = True
-        raise
+    with monitor.connecting():
+        link = await _connect.open_link(settings.endpoint)
+        try:
+            if settings.tls == "implicit":
+                context = await tls_context()
+                await _connect.encrypt(link, context, monitor, hint=_STARTTLS_HINT)
+            channel = Channel(link, settings.timeouts, monitor)
+            async with channel.turn():
+                await _make_ready(channel, clock, settings, tls_context)
+        except BaseException as error:
+            await _connect.close(link)
+            if isinstance(error, SMTPException):
+                error.connection_closed = True
+            raise
     clock.release()
-    version = link.stream.extra(TLSAttribute.tls_version, "no TLS")
-    _log.info("connected to %s (%s)", link.server, version)
+    channel.is_in_service = True
+    monitor.connected(link.stream.extra(TLSAttribute.tls_version, "no TLS"))
     return channel
 
 
@@ -73,9 +76,13 @@ async def _make_ready(
     if settings.mechanisms:
         # No EHLO afterwards: RFC 4954 asks for one only behind a SASL security layer, and some
         # servers refuse it.
-        await _login.login(
-            channel, clock, settings.mechanisms, allow_plaintext=settings.allow_plaintext_auth
-        )
+        with channel.monitor.logging_in():
+            await _login.login(
+                channel,
+                clock,
+                settings.mechanisms,
+                allow_plaintext=settings.allow_plaintext_auth,
+            )
 
 
 def _wants_starttls(channel: Channel, settings: Settings) -> bool:

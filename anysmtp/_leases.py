@@ -14,11 +14,11 @@ try with the same password would count against the account.
 
 from __future__ import annotations
 
-import logging
 import re
 import ssl
 from collections.abc import Callable
 from copy import copy
+from dataclasses import dataclass
 from functools import partial
 
 import anyio
@@ -30,6 +30,7 @@ from ._clock import Clock
 from ._delivery import Ledger
 from ._establish import establish
 from ._lifecycle import Call, Lifecycle
+from ._monitor import Monitor
 from ._pool import Claim, Pool
 from ._protocol._transaction import MAX_FLIGHT
 from ._rate import Rate
@@ -45,13 +46,45 @@ from .errors import (
     SMTPTimeoutError,
 )
 
-_log = logging.getLogger("anysmtp")
-
 # Seconds for QUIT on all connections together, when a client is closed.
 _QUIT_TIMEOUT = 2.0
 # What servers say to MAIL on a connection too many: Exchange 432 4.3.2 "Concurrent connections
 # limit exceeded", Gmail 421 4.7.0 "Too many concurrent SMTP connections".
 _TOO_MANY_CONNECTIONS = re.compile(r"\bconnections?\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What a client has and has done, at one moment."""
+
+    max_connections: int
+    """How many connections there may be, by its `Limits`."""
+    allowed_connections: int
+    """How many the server is asked for at present; fewer after it has refused some."""
+    open_connections: int
+    """How many there are."""
+    idle_connections: int
+    """How many of them nobody uses."""
+    sending: int
+    """How many sends, and users of `SMTP.connection`, have a connection or are opening one."""
+    waiting: int
+    """How many wait for one."""
+    connections_opened: int
+    """How many connections were opened since the client was made."""
+    connections_failed: int
+    """How many could not be opened."""
+    connections_lost: int
+    """How many ended by a failure of the network, the server or a cancelled send."""
+    messages_accepted: int
+    """How many sends ended with all recipients accepted."""
+    messages_refused: int
+    """How many ended with a recipient refused, and nothing worse."""
+    messages_not_sent: int
+    """How many ended with a recipient to whom nothing was sent, and nothing worse."""
+    messages_in_doubt: int
+    """How many ended with a recipient in doubt."""
+    retries: int
+    """How many attempts were made again, by `Retry`."""
 
 
 class Again(Exception):
@@ -76,6 +109,7 @@ class Leases:
             has_room=_has_room,
         )
         self._life = life
+        self.monitor = Monitor(life.server, settings.observer)
         self._tls_context = settings.tls_context
         self._rate = None if limits.rate is None else Rate(*limits.rate)
         self._pacing = anyio.Lock()
@@ -97,7 +131,7 @@ class Leases:
         """
         pool = self.pool
         for channel in pool.expired(anyio.current_time()):
-            await channel.break_off("the connection was idle for too long")
+            await channel.close("the connection was idle for too long")
         call.clock.stop()
         failures = self._login_failures
         claim = pool.claim(
@@ -120,10 +154,39 @@ class Leases:
             await self._let_go(claim, turn)
             raise
 
+    def statistics(self) -> Statistics:
+        """The numbers of this moment."""
+        pool, monitor = self.pool, self.monitor
+        return Statistics(
+            max_connections=pool.capacity,
+            allowed_connections=pool.allowed,
+            open_connections=pool.open,
+            idle_connections=pool.idle,
+            sending=pool.granted,
+            waiting=pool.waiting,
+            connections_opened=monitor.opened,
+            connections_failed=monitor.failed,
+            connections_lost=monitor.lost,
+            messages_accepted=monitor.messages["accepted"],
+            messages_refused=monitor.messages["refused"],
+            messages_not_sent=monitor.messages["not_sent"],
+            messages_in_doubt=monitor.messages["in_doubt"],
+            retries=monitor.retries,
+        )
+
     def again_after(
-        self, error: SMTPException, ledger: Ledger, claim: Claim[Channel], turn: Turn
+        self,
+        error: SMTPException,
+        ledger: Ledger,
+        claim: Claim[Channel],
+        turn: Turn,
+        *,
+        is_stale: bool,
     ) -> Again | None:
-        """Whether a message that has failed so is sent again, without the caller seeing it."""
+        """Whether a message that has failed so is sent again, without the caller seeing it.
+
+        ``is_stale``: its refusal was one of the connection.
+        """
         channel = claim.connection
         assert channel is not None
         if ledger.keys("in_doubt"):
@@ -132,8 +195,8 @@ class Leases:
             self.pool.lower(self.pool.open - 1, anyio.current_time())
             channel.is_stale = True
             return Again("the server wants fewer connections")
-        is_lost = isinstance(error, SMTPServerDisconnected) or channel.is_stale
-        if is_lost and self.was_used(claim, turn):
+        is_lost = is_stale or isinstance(error, SMTPServerDisconnected)
+        if is_lost and (claim.was_used or turn.has_boarded):
             return Again("the connection was worn out, taking a new one", is_last=True)
         return None
 
@@ -152,7 +215,7 @@ class Leases:
         if slot.users > 1 or (not claim.is_fresh and channel.is_reusable):
             return True
         self.pool.opening(claim)
-        await channel.break_off("the connection was replaced")
+        await channel.close("the connection was replaced")
         return False
 
     async def _open(
@@ -166,7 +229,9 @@ class Leases:
         if ledger is not None:
             ledger.phase = "connecting"
         try:
-            channel = await establish(self.settings, call.clock, self._get_tls_context)
+            channel = await establish(
+                self.settings, call.clock, self._get_tls_context, self.monitor
+            )
         except SMTPException as error:
             self._remember(error)
             call.clock.release()
@@ -174,12 +239,13 @@ class Leases:
                 claim, anyio.current_time()
             ):
                 raise
-            _log.info("%s lets in no more than %d", self.settings.endpoint, self.pool.allowed)
+            self.monitor.lets_in_fewer(self.pool.allowed)
             return False
         channel.max_messages = _least(
             self.settings.limits.max_messages_per_connection,
             channel.session.extensions.limits.get("MAILMAX"),
         )
+        channel.is_pooled = True
         channel.turns.others = lambda: self._next_passenger(channel)
         self.pool.opened(claim, channel)
         return True
@@ -203,6 +269,8 @@ class Leases:
 
     def _next_passenger(self, channel: Channel) -> Turn | None:
         """Who waits first for a connection, if he has a message that may ride along."""
+        if not channel.is_pooled:
+            return None
         claim = self.pool.next
         if claim is None:
             feed = self._feeds.get(channel)
@@ -213,11 +281,6 @@ class Leases:
         assert isinstance(turn, Turn)
         turn.on_boarding = partial(self.pool.board, claim, channel)
         return turn
-
-    def was_used(self, claim: Claim[Channel], turn: Turn) -> bool:
-        """Whether the connection had served somebody before."""
-        slot = claim.slot
-        return turn.has_boarded or (slot is not None and (slot.was_used or slot.users > 1))
 
     async def _let_go(self, claim: Claim[Channel], turn: Turn) -> None:
         """The task went away before it used what it asked for."""
@@ -241,7 +304,10 @@ class Leases:
         self.pool.release(claim, anyio.current_time(), keep=keep)
         self._life.notify()
         if is_last and not keep:
-            await channel.break_off("the connection was not left in order")
+            if channel.is_worn:
+                await channel.close("the connection was worn out")
+            else:
+                await channel.break_off("the connection was not left in order")
 
     async def pace(self, clock: Clock | None = None) -> None:
         """Wait until another message may begin, in the order of asking."""
@@ -272,12 +338,12 @@ class Leases:
                         group.start_soon(_quit, channel)
         finally:
             for channel in idle:
-                await channel.break_off("the client was closed")
+                await channel.close("the client was closed")
 
     async def abort(self) -> None:
         """Close every connection."""
         for channel in (*self.pool.drain(), *self.pool.connections()):
-            await channel.break_off("the client was closed")
+            await channel.close("the client was closed")
 
 
 def _is_too_many_connections(error: SMTPException) -> bool:
@@ -305,7 +371,7 @@ async def _quit(channel: Channel) -> None:
             with Clock(channel.link.server) as clock:
                 await _dialogue.quit_now(channel, clock)
     except SMTPException as error:
-        _log.debug("%s: no good-bye: %s", channel.link.server, error)
+        channel.monitor.no_goodbye(error)
 
 
 def _task() -> int:

@@ -8,7 +8,6 @@ on every way out.
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -44,6 +43,7 @@ from ._message import (
     sender_of,
     serialise,
 )
+from ._monitor import Monitor, Since
 from ._protocol._commands import parameters
 from .errors import SMTPException
 
@@ -54,18 +54,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_log = logging.getLogger("anysmtp")
-# A program that has not set up logging does not get our warnings on its standard error.
-_log.addHandler(logging.NullHandler())
-
 # Octets from which the work on a message is done in a worker thread, which costs 0.1 ms to use:
 # serialising takes about 9 ms a MiB, looking for line ends 1 ms.
 _SERIALISE_IN_THREAD = 128 * 1024
 _NORMALISE_IN_THREAD = 1024 * 1024
-
-
-# Frozen, so it can stand for all that is not given.
-_NO_ENVELOPE = Envelope()
 
 
 class SendOptions(TypedDict, total=False):
@@ -86,6 +78,10 @@ class SendOptions(TypedDict, total=False):
     delivery: Delivery[Any] | None
     """What becomes of the message is written here; one that was used before resumes."""
 
+
+_SEND_OPTIONS = frozenset(SendOptions.__annotations__)
+# Frozen, so it can stand for all that is not given.
+_NO_ENVELOPE = Envelope()
 
 # What stands in place of options that the methods of other libraries have.
 _INSTEAD = {"timeout": "a cancel scope around the call, such as anyio.fail_after()"}
@@ -121,6 +117,7 @@ class Mailer(Protocol):
 class BaseMailer(ABC):
     """The two ways to send, on top of `_deliver`."""
 
+    _monitor: Monitor
     _require_all = False
     _add_missing_headers = True
     _retry: Retry | None = None
@@ -158,7 +155,7 @@ class BaseMailer(ABC):
                 "and bytes)"
             )
         asked = Asked(options, sender, recipients, require_all=self._require_all)
-        with self._admitted(), asked.book_for_object(message) as book:
+        with self._admitted(), asked.book_for_object(message, self._monitor) as book:
             job = await book.job_of_object(message, add_missing_headers=self._add_missing_headers)
             return await book.send(job, self._deliver, self._retry)
 
@@ -180,7 +177,7 @@ class BaseMailer(ABC):
         """
         parse_sender(sender)
         asked = Asked(options, sender, recipients, require_all=self._require_all)
-        with self._admitted(), asked.book() as book:
+        with self._admitted(), asked.book(self._monitor) as book:
             job = await book.job_of_raw(message)
             return await book.send(job, self._deliver, self._retry)
 
@@ -236,7 +233,8 @@ class Asked:
         *,
         require_all: bool,
     ) -> None:
-        if unknown := set(options) - set(SendOptions.__annotations__):
+        if not _SEND_OPTIONS.issuperset(options):
+            unknown = set(options) - _SEND_OPTIONS
             raise no_such_option(unknown, SendOptions, _INSTEAD)
         envelope = _given("envelope", options, Envelope) or _NO_ENVELOPE
         self._sender: AddressLike | None = _one("sender", sender, envelope.sender)
@@ -247,26 +245,33 @@ class Asked:
         chosen = _given("require_all", options, bool)
         self.require_all = require_all if chosen is None else chosen
 
-    def book_for_object(self, message: Message) -> Book:
+    def book_for_object(self, message: Message, monitor: Monitor) -> Book:
         """What the caller did not give comes from the header fields."""
         mailbox = sender_of(message) if self._sender is None else parse_sender(self._sender)
         if self._recipients is None:
-            return Book(self, mailbox, recipients_of(message))
-        return Book(self, mailbox, parse_recipients(self._recipients))
+            return Book(self, monitor, mailbox, recipients_of(message))
+        return Book(self, monitor, mailbox, parse_recipients(self._recipients))
 
-    def book(self) -> Book:
+    def book(self, monitor: Monitor) -> Book:
         if self._sender is None or self._recipients is None:
             raise TypeError("a raw message is sent with a sender and recipients")
-        return Book(self, parse_sender(self._sender), parse_recipients(self._recipients))
+        sender = parse_sender(self._sender)
+        return Book(self, monitor, sender, parse_recipients(self._recipients))
 
 
 class Book:
     """One send's entry in a Delivery: opened before all else, closed on every way out."""
 
     def __init__(
-        self, asked: Asked, sender: Mailbox | None, recipients: tuple[Mailbox, ...]
+        self,
+        asked: Asked,
+        monitor: Monitor,
+        sender: Mailbox | None,
+        recipients: tuple[Mailbox, ...],
     ) -> None:
         self._asked = asked
+        self._monitor = monitor
+        self._since = Since()
         self._sender = sender
         self.delivery = asked.delivery
         self.ledger = ledger_of(asked.delivery)
@@ -321,16 +326,25 @@ class Book:
                 await deliver(attempts.job, self.ledger)
             except SMTPException as caught:
                 error = caught
-            if not attempts.another(error):
+            if not self.goes_on(attempts, error):
                 return self.close(attempts)
             await anyio.sleep(attempts.delay)
+
+    def goes_on(self, attempts: Attempts, error: SMTPException | None) -> bool:
+        """A transaction has ended; whether there is another one, after ``attempts.delay``."""
+        tries = attempts.tries
+        is_another = attempts.another(error)
+        if attempts.tries > tries:
+            self._monitor.will_retry(error, tries, attempts.delay)
+        return is_another
 
     def close(self, attempts: Attempts) -> Receipt:
         """The send has ended: its Receipt, or why there is none."""
         receipt = attempts.receipt()
         self.ledger.finish(receipt)
         keys = [recipient.given for recipient in self._recipients]
-        _log_receipt(receipt, keys, self.ledger.bytes_total)
+        octets = self.ledger.bytes_total
+        self._monitor.accepted(receipt, keys, octets, self.delivery, self._since)
         return receipt
 
     def _needs_utf8(self) -> bool:
@@ -375,7 +389,10 @@ class Book:
         # Cancellation is for the task that it is meant for; it is not kept.
         is_error = isinstance(exc, Exception)
         self.ledger.finish(exc if is_error else cancelled(self.delivery, self.ledger.outcome))
-        _log.info("%s: %s", self.ledger.outcome, type(exc).__name__)
+        ledger = self.ledger
+        self._monitor.failed_to_send(
+            exc, ledger.outcome, ledger.bytes_total, self.delivery, self._since
+        )
 
 
 def _given(name: str, options: SendOptions, kind: type[T]) -> T | None:
@@ -388,6 +405,8 @@ def _given(name: str, options: SendOptions, kind: type[T]) -> T | None:
 
 def _both(argument: Iterable[str], in_envelope: Iterable[str]) -> tuple[str, ...]:
     """The parameters of an argument and of its namesake in the envelope, checked together."""
+    if argument == () and in_envelope == ():
+        return ()
     return parameters((*parameters(argument), *parameters(in_envelope)))
 
 
@@ -401,11 +420,3 @@ def _one(name: str, argument: Any, in_envelope: Any) -> Any:
 async def _run(work: Callable[[], T], in_thread: bool) -> T:
     """Work on a message that nobody else holds: a thread that is left behind harms nobody."""
     return await to_thread.run_sync(work, abandon_on_cancel=True) if in_thread else work()
-
-
-def _log_receipt(receipt: Receipt, keys: list[str], octets: int | None) -> None:
-    """No addresses at INFO and WARNING."""
-    refused = sum(key in receipt.refused for key in keys) if receipt.refused else 0
-    if refused:
-        _log.warning("%s refused %d of %d recipients", receipt.server, refused, len(keys))
-    _log.info("%s accepted %s octets for %d", receipt.server, octets, len(keys) - refused)

@@ -286,9 +286,9 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         )
         message = mail.message
         if isinstance(message, Message):
-            item.book = asked.book_for_object(message)
+            item.book = asked.book_for_object(message, self._leases.monitor)
         else:
-            item.book = asked.book()
+            item.book = asked.book(self._leases.monitor)
         item.book.__enter__()
         job = await self._prepare(mail, item.book)
         item.attempts = Attempts(job, item.book.ledger, settings.retry)
@@ -341,12 +341,13 @@ class _Stream(AsyncIterator[Delivery[Any]]):
     def settle(self, item: _Item, error: SMTPException | None, again: Again | None) -> None:
         """A transaction has ended; what follows for its message."""
         if again is not None:
+            self._leases.monitor.again(again)
             item.again = again
             item.book.ledger.again(recipient.given for recipient in item.job.recipients)
             self._back_in_line(item)
             return
         item.again = None
-        if not item.attempts.another(error):
+        if not item.book.goes_on(item.attempts, error):
             self._finish(item)
         elif item.attempts.delay:
             self._group.start_soon(self._later, item)
@@ -363,7 +364,7 @@ class _Stream(AsyncIterator[Delivery[Any]]):
 
     def _cannot_begin(self, item: _Item, error: Exception) -> None:
         """There is no connection to be had: for this message, and so for the others."""
-        if isinstance(error, SMTPException) and item.attempts.another(error):
+        if isinstance(error, SMTPException) and item.book.goes_on(item.attempts, error):
             self._group.start_soon(self._later, item)
             return
         item.end(error)
@@ -457,7 +458,8 @@ class _Conveyor:
         except SMTPException as caught:
             error = caught
             if item.again is None or not item.again.is_last:
-                again = self._leases.again_after(error, item.book.ledger, claim, item.turn)
+                ledger, is_stale = item.book.ledger, item.sending.is_stale
+                again = self._leases.again_after(error, ledger, claim, item.turn, is_stale=is_stale)
         self._aboard.popleft()
         self._stream.settle(item, error, again)
 

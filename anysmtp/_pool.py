@@ -48,7 +48,16 @@ class Slot(Generic[C]):
 class Claim(Generic[C]):
     """One caller's right, or wait, to use one connection."""
 
-    __slots__ = ("holder", "is_fresh", "may_share", "number", "slot", "ticket", "wake")
+    __slots__ = (
+        "holder",
+        "is_fresh",
+        "may_share",
+        "number",
+        "slot",
+        "ticket",
+        "wake",
+        "was_used",
+    )
 
     def __init__(
         self,
@@ -68,6 +77,8 @@ class Claim(Generic[C]):
         self.ticket: object = None
         """Whatever the caller wants to know the claim by when it is the next one."""
         self.slot: Slot[C] | None = None
+        self.was_used = False
+        """Whether the connection had served somebody else when it was granted."""
 
     @property
     def is_granted(self) -> bool:
@@ -173,6 +184,7 @@ class Pool(Generic[C]):
         """The connection in the slot was of no use: its only holder opens another one."""
         assert claim.slot is not None
         claim.slot.connection = None
+        claim.was_used = False
 
     def opened(self, claim: Claim[C], connection: C) -> None:
         """The holder of an empty slot, or one whose connection was dead, has opened one."""
@@ -289,6 +301,7 @@ class Pool(Generic[C]):
 
     def _give(self, claim: Claim[C], slot: Slot[C]) -> None:
         claim.slot = slot
+        claim.was_used = slot.was_used or slot.users > 0
         slot.users += 1
         self._granted.add(claim)
         claim.wake()

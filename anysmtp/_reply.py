@@ -24,6 +24,9 @@ _ENHANCED = re.compile(r"([245])\.[0-9]{1,3}\.[0-9]{1,3}(?![\w.])")
 _UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+_set = object.__setattr__
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class Reply:
     """A server's reply to one command (RFC 5321 section 4.2).
@@ -41,8 +44,8 @@ class Reply:
         if not 200 <= code <= 599:
             raise ValueError(f"a reply code has 200 to 599, not {code!r}")
         lines = text.split("\n") if isinstance(text, str) else text
-        object.__setattr__(self, "code", code)
-        object.__setattr__(self, "lines", tuple(lines) or ("",))
+        _set(self, "code", code)
+        _set(self, "lines", tuple(lines) or ("",))
 
     @property
     def text(self) -> str:

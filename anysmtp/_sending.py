@@ -58,6 +58,11 @@ class Sending:
         assert self._transaction is not None
         return not self._transaction.is_eager
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether the server has refused the connection, not the message."""
+        return self._transaction is not None and self._transaction.is_stale
+
     def board(self, channel: Channel, turn: Turn) -> bytes:
         """Begin with somebody else's write: the first flight's octets, or nothing if it cannot."""
         extensions = channel.session.extensions
@@ -104,8 +109,10 @@ class Sending:
         while not self._has_room(channel):
             head = channel.session.head
             assert head is not None
-            await channel.wait(head)
+            await channel.read_up_to(head, turn)
         await channel.catch_up(turn)
+        if channel.is_pooled and channel.is_worn:
+            raise channel.worn_out()
         is_behind = channel.is_owed_to_others(turn)
         self._plan(channel)
         flight = self._flight(turn)

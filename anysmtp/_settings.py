@@ -27,6 +27,7 @@ from ._connect import Endpoint
 from ._grammar import CONTROLS, LOCAL_HOSTNAME
 from ._mailer import no_such_option
 from ._protocol._transaction import Pipelining
+from .events import Observer
 
 TLSMode: TypeAlias = Literal["auto", "implicit", "starttls", "opportunistic", "off"]
 
@@ -124,6 +125,9 @@ class Options(TypedDict, total=False):
     retry: Retry | None
     """Whether and when messages that were refused for now are sent again; not by default."""
 
+    observer: Observer | None
+    """A function that is called with each event of `anysmtp.events`, for metrics and traces."""
+
 
 # What stands in place of options that other libraries have.
 _INSTEAD = {
@@ -154,6 +158,7 @@ class Settings:
     pipelining: Pipelining
     limits: Limits
     retry: Retry | None
+    observer: Observer | None
 
 
 def settle(hostname: str, port: int | None, options: Options) -> Settings:
@@ -183,6 +188,7 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         pipelining=pipelining,
         limits=_instance("limits", options.get("limits"), Limits) or Limits(),
         retry=_instance("retry", options.get("retry"), Retry),
+        observer=_function("observer", options.get("observer")),
     )
 
 
@@ -255,6 +261,12 @@ def _from_url(url: str) -> tuple[str, int | None, Options]:
         )
     # Checked here, where what is wrong with it is not shown: it may be a password that got there.
     return _checked_hostname(hostname), parts.port, options
+
+
+def _function(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} is a function, not {value!r}")
+    return value
 
 
 def _checked_count(name: str, number: Any) -> None:

@@ -55,7 +55,7 @@ class Turn:
         """What times the replies that are awaited with it."""
         self.passenger = passenger
         self.on_boarding = on_boarding
-        """Called when the passenger's first flight is about to leave."""
+        """Called when a passenger who waits elsewhere is about to leave."""
         self.has_boarded = False
         """Whether it has."""
         self._granted: anyio.Event | None = None
@@ -126,8 +126,8 @@ class Turns:
 
     def _board(self, turn: Turn) -> None:
         turn.has_boarded = True
-        if self._waiting and self._waiting[0] is turn:
+        if self._waiting:
             self._waiting.popleft()
-        if turn.on_boarding is not None:
+        elif turn.on_boarding is not None:
             turn.on_boarding()
         turn.wake()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .._grammar import CONTROLS, ESMTP_PARAMETER
+from . import _states
 
 # RFC 5321 section 4.5.3.1.4: 512 octets with the CRLF. The extensions add to MAIL and RCPT:
 # SIZE 26 (RFC 1870), 8BITMIME 17 (RFC 6152), AUTH 500 (RFC 4954), DSN 614 and 1036 (RFC 3461: RET,
@@ -26,11 +27,11 @@ _MAX_RESPONSE = 12288
 class Command:
     """One command line.
 
-    ``verb`` names the row in the state tables; ``shown`` is the line for people and logs, which
+    ``row`` is the verb's name in the state tables; ``shown`` is the line for people and logs, which
     an ``is_secret`` command must give.
     """
 
-    __slots__ = ("is_secret", "line", "shown", "verb")
+    __slots__ = ("is_secret", "line", "row", "shown", "verb")
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Command:
         self.verb = verb or text.partition(" ")[0].upper()
         if not self.verb:
             raise ValueError(f"a command starts with its verb, not {text!r}")
+        self.row = self.verb if self.verb in _states.VERBS else "other"
         self.is_secret = is_secret
         self.shown = shown or text
         try:
@@ -110,6 +112,8 @@ def parameters(options: Iterable[str]) -> tuple[str, ...]:
     if isinstance(options, str) or not isinstance(options, Iterable):
         raise TypeError(f"options are several strings, not {options!r}")
     checked = tuple(options)
+    if not checked:
+        return checked
     if len(" ".join(checked).encode("utf-8", "replace")) > _MAX_PARAMETERS:
         raise ValueError(f"parameters of more than {_MAX_PARAMETERS} octets")
     for option in checked:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from .._reply import Reply
 
@@ -28,11 +29,43 @@ _LIMIT = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=0*([1-9][0-9]{0,9})")
 class Extensions(Mapping[str, str]):
     """What the server offers: EHLO keywords, in any case, with their parameters.
 
-    ``extensions["SIZE"]`` is ``"1000000"``; the properties say what a keyword means.
+    ``extensions["SIZE"]`` is ``"1000000"``; the attributes say what a keyword means.
     """
 
-    __slots__ = ("_keywords", "oddities")
+    __slots__ = (
+        "_keywords",
+        "auth",
+        "chunking",
+        "eight_bit_mime",
+        "limits",
+        "oddities",
+        "pipelining",
+        "size",
+        "smtputf8",
+        "starttls",
+    )
 
+    size: int | None
+    """The largest message that the server takes, in octets; None: it does not say (RFC 1870).
+
+    ``SIZE 0`` and ``SIZE`` alone declare no limit."""
+    auth: tuple[str, ...]
+    """The SASL mechanisms, in the server's order and in upper case (RFC 4954)."""
+    pipelining: bool
+    """Commands may be sent in groups (RFC 2920)."""
+    chunking: bool
+    """Messages may travel in chunks of a known size (BDAT, RFC 3030)."""
+    limits: Mapping[str, int]
+    """The limits that the server declares (RFC 9422), as ``{"RCPTMAX": 100}``.
+
+    ``RCPTMAX``, recipients in a transaction; ``RCPTDOMAINMAX``, domains of recipients in one;
+    ``MAILMAX``, transactions in a session. Those that are no number above 0 are left out."""
+    eight_bit_mime: bool
+    """Messages may have octets above 127 (8BITMIME, RFC 6152)."""
+    smtputf8: bool
+    """Addresses and header fields may be UTF-8 (RFC 6531)."""
+    starttls: bool
+    """The connection can be encrypted now (RFC 3207)."""
     oddities: tuple[str, ...]
     """What was strange about the reply: lines that were passed over, keywords that came twice."""
 
@@ -50,6 +83,18 @@ class Extensions(Mapping[str, str]):
                 parameters = _merged(self._keywords[keyword], parameters)
             self._keywords[keyword] = parameters
         self.oddities = tuple(oddities)
+        number = self.get("SIZE", "")
+        self.size = int(number) or None if _SIZE.fullmatch(number) else None
+        self.auth = tuple(self.get("AUTH", "").upper().split())
+        self.pipelining = "PIPELINING" in self
+        self.chunking = "CHUNKING" in self
+        self.eight_bit_mime = "8BITMIME" in self
+        self.smtputf8 = "SMTPUTF8" in self
+        self.starttls = "STARTTLS" in self
+        limits = (_LIMIT.fullmatch(parameter) for parameter in self.get("LIMITS", "").split())
+        self.limits = MappingProxyType(
+            {limit[1].upper(): int(limit[2]) for limit in limits if limit}
+        )
 
     def __getitem__(self, keyword: str) -> str:
         return self._keywords[keyword.upper()]
@@ -65,55 +110,6 @@ class Extensions(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"<Extensions {', '.join(self._keywords) or 'none'}>"
-
-    @property
-    def size(self) -> int | None:
-        """The largest message that the server takes, in octets; None: it does not say (RFC 1870).
-
-        ``SIZE 0`` and ``SIZE`` alone declare no limit.
-        """
-        number = self.get("SIZE", "")
-        return int(number) or None if _SIZE.fullmatch(number) else None
-
-    @property
-    def auth(self) -> tuple[str, ...]:
-        """The SASL mechanisms, in the server's order and in upper case (RFC 4954)."""
-        return tuple(self.get("AUTH", "").upper().split())
-
-    @property
-    def pipelining(self) -> bool:
-        """Commands may be sent in groups (RFC 2920)."""
-        return "PIPELINING" in self
-
-    @property
-    def chunking(self) -> bool:
-        """Messages may travel in chunks of a known size (BDAT, RFC 3030)."""
-        return "CHUNKING" in self
-
-    @property
-    def limits(self) -> Mapping[str, int]:
-        """The limits that the server declares (RFC 9422), as ``{"RCPTMAX": 100}``.
-
-        ``RCPTMAX``, recipients in a transaction; ``RCPTDOMAINMAX``, domains of recipients in one;
-        ``MAILMAX``, transactions in a session. Those that are no number above 0 are left out.
-        """
-        found = (_LIMIT.fullmatch(parameter) for parameter in self.get("LIMITS", "").split())
-        return {limit[1].upper(): int(limit[2]) for limit in found if limit}
-
-    @property
-    def eight_bit_mime(self) -> bool:
-        """Messages may have octets above 127 (8BITMIME, RFC 6152)."""
-        return "8BITMIME" in self
-
-    @property
-    def smtputf8(self) -> bool:
-        """Addresses and header fields may be UTF-8 (RFC 6531)."""
-        return "SMTPUTF8" in self
-
-    @property
-    def starttls(self) -> bool:
-        """The connection can be encrypted now (RFC 3207)."""
-        return "STARTTLS" in self
 
 
 def _merged(first: str, second: str) -> str:

@@ -23,6 +23,9 @@ from ..errors import SMTPProtocolError
 
 _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 
+# What most replies are, in a length that nobody has to check.
+_ONE_LINE = re.compile(rb"([2-5][0-9][0-9]) ([^\r\n]{0,512})\r\n")
+
 # RFC 5321 section 4.5.3.1.5 allows 512 octets a line; servers that put a policy's whole URL into
 # their refusal exceed it. RFC 4954 section 4 has challenges of 12288 octets behind their code.
 MAX_LINE = 12294
@@ -35,10 +38,11 @@ MAX_REPLY = 65536
 class ReplyParser:
     """Collects bytes and hands out replies; every size is bounded."""
 
-    __slots__ = ("_buffer", "_code", "_lines", "_size")
+    __slots__ = ("_buffer", "_code", "_lines", "_position", "_size")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffer = b""
+        self._position = 0  # what is in front of it was handed out
         self._code = 0
         self._lines: list[str] = []
         self._size = 0
@@ -46,16 +50,22 @@ class ReplyParser:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was received beyond the replies that were handed out."""
-        return not self._buffer and not self._lines
+        return self._position == len(self._buffer) and not self._lines
 
     def feed(self, data: bytes) -> None:
-        self._buffer += data
+        rest = self._buffer[self._position :]
+        self._buffer = rest + data if rest else data
+        self._position = 0
 
     def next_reply(self) -> Reply | None:
         """The next whole reply, or None until more bytes have come.
 
         SMTPProtocolError if the bytes are no reply, or a larger one than is acceptable.
         """
+        if not self._lines and (found := _ONE_LINE.match(self._buffer, self._position)):
+            self._position = found.end()
+            code, text = found.groups()
+            return Reply(int(code), (text.decode("utf-8", "surrogateescape"),))
         while (line := self._next_line()) is not None:
             if self._take_line(line):
                 reply = Reply(self._code, self._lines)
@@ -64,14 +74,14 @@ class ReplyParser:
         return None
 
     def _next_line(self) -> bytes | None:
-        end = self._buffer.find(b"\n", 0, MAX_LINE)
+        start = self._position
+        end = self._buffer.find(b"\n", start, start + MAX_LINE)
         if end < 0:
-            if len(self._buffer) >= MAX_LINE:
+            if len(self._buffer) - start >= MAX_LINE:
                 raise SMTPProtocolError(f"a line of a reply is longer than {MAX_LINE} octets")
             return None
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        return line.removesuffix(b"\r")
+        self._position = end + 1
+        return self._buffer[start:end].removesuffix(b"\r")
 
     def _take_line(self, line: bytes) -> bool:
         """Add a line to the reply in progress; True if it is the last one."""

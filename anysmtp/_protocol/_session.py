@@ -82,6 +82,7 @@ class Session:
         "_mails",
         "_parser",
         "_phase",
+        "blamed",
         "broken",
         "extensions",
         "goodbye",
@@ -100,6 +101,8 @@ class Session:
         self.unanswered = 0
         """Octets of messages that were written with commands whose replies have not come."""
         self._await(_commands.GREETING, None, None, 0)
+        self.blamed: Awaited | None = None
+        """Whose reply was next when the last one was looked for."""
         self.extensions = Extensions()
         self.broken: str | None = None
         """Why nothing can be sent any more."""
@@ -195,17 +198,20 @@ class Session:
     def next_reply(self) -> Awaited | None:
         """Pair one reply with the command that awaits it, or None until more was received.
 
-        SMTPProtocolError if what was received is no reply, or not one to this command.
+        SMTPProtocolError if what was received is no reply, or not one to this command: the one
+        that `blamed` is then.
         """
+        awaits = self._awaited
+        self.blamed = awaits[0] if awaits else None
         if self.out_of_step or (reply := self._parser.next_reply()) is None:
             return None
         if reply.code == 421:
             self.goodbye = reply
-        if not self._awaited:
+        if not awaits:
             if reply.code != 421:
                 raise SMTPProtocolError("a reply to no command", reply=reply)
             return None
-        awaited = self._awaited.popleft()
+        awaited = awaits.popleft()
         self.unanswered -= awaited.octets
         self._follow(awaited, reply)
         awaited.reply = reply
@@ -226,7 +232,7 @@ class Session:
                 raise RuntimeError(f"{command.verb} before the reply to {last}")
         else:
             self._ahead = self._phase
-        if _row(command.verb) not in _states.NEXT[self._ahead]:
+        if command.row not in _states.NEXT[self._ahead]:
             raise RuntimeError(
                 f"{command.verb} is not possible now: the session is in {self._ahead!r}"
             )
@@ -239,33 +245,24 @@ class Session:
         octets: int,
     ) -> Awaited:
         awaited = Awaited(command, sink, owner, octets)
-        self._ahead = _states.NEXT[self._ahead][_row(command.verb)]
+        self._ahead = _states.NEXT[self._ahead][command.row]
         self._awaited.append(awaited)
         self.unanswered += octets
-        if command.verb in _states.OPENS_TRANSACTION:
+        if command.row in _states.OPENS_TRANSACTION:
             self._mails += 1
             self.may_have_transaction = True
         return awaited
 
     def _follow(self, awaited: Awaited, reply: Reply) -> None:
         """Move the phase as the reply says."""
-        verb = awaited.command.verb
-        if verb in _states.OPENS_TRANSACTION:
+        row = awaited.command.row
+        if row in _states.OPENS_TRANSACTION:
             self._mails -= 1
         if awaited.is_success(reply):
-            if not awaited.written:
-                raise SMTPProtocolError("accepted before the end of the message", reply=reply)
-            # Behind a refused MAIL a server may still say yes to RCPT: the phase stays.
-            reached = _states.NEXT[self._phase].get(_row(verb), self._phase)
-            self._phase = _states.ALWAYS_REACHED.get(verb, reached)
-            if verb in _states.ENDS_TRANSACTION:
-                # The next transaction may have been opened in the same flight.
-                self.may_have_transaction = self._mails > 0
-            if verb in ("EHLO", "HELO"):
-                self.extensions = Extensions(reply if verb == "EHLO" else None)
-        elif verb in _states.CHALLENGED and reply.is_intermediate:
+            self._succeed(awaited, row, reply)
+        elif row in _states.CHALLENGED and reply.is_intermediate:
             self._phase = "auth"
-        elif reply.code < 400 and _row(verb) != "other":
+        elif reply.code < 400 and row != "other":
             raise SMTPProtocolError(
                 f"not a reply to {awaited.command.shown}",
                 reply=reply,
@@ -273,11 +270,20 @@ class Session:
             )
         elif self._phase in ("body", "auth"):
             self._phase = "ready"
-        elif verb in _states.CHUNKS and self._phase in ("rcpt", "chunks"):
+        elif row in _states.CHUNKS and self._phase in ("rcpt", "chunks"):
             # Without a recipient the refusal is about that, and the chunk was read.
             self.out_of_step = reply.code in _states.READS_CHUNKS_AS_COMMANDS
 
-
-def _row(verb: str) -> str:
-    """The verb's name in the tables."""
-    return verb if verb in _states.VERBS else "other"
+    def _succeed(self, awaited: Awaited, row: str, reply: Reply) -> None:
+        if not awaited.written:
+            raise SMTPProtocolError("accepted before the end of the message", reply=reply)
+        # Behind a refused MAIL a server may still say yes to RCPT: the phase stays.
+        reached = _states.NEXT[self._phase].get(row, self._phase)
+        self._phase = _states.ALWAYS_REACHED.get(row, reached)
+        if row in _states.ENDS_TRANSACTION:
+            # The next transaction may have been opened in the same flight.
+            self.may_have_transaction = self._mails > 0
+        if row == "EHLO":
+            self.extensions = Extensions(reply)
+        elif row == "HELO":
+            self.extensions = Extensions()

@@ -69,8 +69,9 @@ SUCCESS: Mapping[str, int] = {"DATA": 3}
 DEFAULT_SUCCESS = 2
 CHALLENGED = frozenset({"AUTH", "*"})
 
-# A yes to a pipelined DATA means that the server reads a message, whatever it refused before.
-ALWAYS_REACHED: Mapping[str, Phase] = {"DATA": "body"}
+# A yes to a pipelined DATA means that the server reads a message, whatever it refused before; a yes
+# to the last chunk, that it has one.
+ALWAYS_REACHED: Mapping[str, Phase] = {"DATA": "body", "BDAT LAST": "ready"}
 
 # RFC 2920 section 3.1, and for BDAT RFC 3030 section 2: these may be followed by more in the same
 # flight, as the end of the data may; every other verb is the last of its flight, because its answer

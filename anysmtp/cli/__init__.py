@@ -1,1 +1,7 @@
-"""What ``python -m anysmtp`` can do: one module for each command."""
+"""The command line: a module for each command, and what they share.
+
+`_app` is the frame: the commands and what ends them. `_server` has the options that say where the
+server is and who logs in, `_secrets` where the password comes from, `_exit` the exit codes, `_loop`
+the event loop and Ctrl-C, `_screen` what is printed. `_send` sends what `_compose` makes or reads.
+`_probe` shows what `_look` saw of a server, and `_findings` says what is wrong with it.
+"""

@@ -6,7 +6,8 @@ The servers are called `SERVER_NAMES`. Everything is made when it is first asked
 from __future__ import annotations
 
 import ssl
-from datetime import datetime, timezone
+import warnings
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from pathlib import Path
 
@@ -53,9 +54,42 @@ class Certificates:
     @cached_property
     def server_expired(self) -> ssl.SSLContext:
         """Its certificate was good in 2001."""
+        return self.server_of_2001(*SERVER_NAMES)
+
+    @cached_property
+    def server_expired_and_misnamed(self) -> ssl.SSLContext:
+        """It was good in 2001, for another server."""
+        return self.server_of_2001("old.example.org")
+
+    def server_of_2001(self, *names: str) -> ssl.SSLContext:
+        """For a server of these names, in 2001; made anew each time."""
         start, end = (datetime(2001, month, 1, tzinfo=timezone.utc) for month in (1, 2))
+        certificate = self.ca.issue_cert(*names, not_before=start, not_after=end)
+        return self._server_like("old.pem", certificate)
+
+    @cached_property
+    def server_not_yet_valid(self) -> ssl.SSLContext:
+        """Its certificate will be good in 2900."""
+        start, end = (datetime(2900, month, 1, tzinfo=timezone.utc) for month in (1, 2))
         certificate = self.ca.issue_cert(*SERVER_NAMES, not_before=start, not_after=end)
-        return self._server_like("expired.pem", certificate)
+        return self._server_like("not-yet.pem", certificate)
+
+    def server_expiring(self, days: int) -> ssl.SSLContext:
+        """Its certificate is good for so many days; made anew each time."""
+        end = datetime.now(timezone.utc) + timedelta(days=days, hours=1)
+        certificate = self.ca.issue_cert(*SERVER_NAMES, not_after=end)
+        return self._server_like("expiring.pem", certificate)
+
+    @cached_property
+    def server_old(self) -> ssl.SSLContext:
+        """It speaks TLS 1.1 at most, which no client takes any more."""
+        context = _server_context(self.server_file)
+        # It is the client's floor that is tested; this one's would be the same.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version = ssl.TLSVersion.TLSv1
+            context.maximum_version = ssl.TLSVersion.TLSv1_1
+        return context
 
     @cached_property
     def server_untrusted(self) -> ssl.SSLContext:

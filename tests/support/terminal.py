@@ -1,0 +1,96 @@
+"""The command line on a terminal of its own, a pseudo-terminal, with somebody who types.
+
+It is the controlling terminal of the process, as a person's is: passwords are typed without being
+shown, and Ctrl-C is a key.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from .cli import command, environment
+
+_PATIENCE = 30.0
+
+# A session of its own has no terminal until it takes one.
+_TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+class Terminal:
+    """A context manager; `shown` is what the person has seen until now."""
+
+    def __init__(self, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
+        self.shown = ""
+        self._variables = {"TERM": "xterm-256color", **(variables or {})}
+        self._command = [sys.executable, "-c", _TAKE_TERMINAL, *command(*arguments)]
+
+    def __enter__(self) -> Terminal:
+        self._screen, theirs = os.openpty()
+        given = environment(**self._variables)
+        del given["NO_COLOR"]
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs,
+                env=given,
+                start_new_session=True,
+            )
+        finally:
+            os.close(theirs)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._screen)
+
+    def wait_for(self, text: str | threading.Event) -> None:
+        """Wait until this is shown, or until this has happened elsewhere."""
+        end = time.monotonic() + _PATIENCE
+        while not (text.is_set() if isinstance(text, threading.Event) else text in self.shown):
+            if time.monotonic() > end:
+                raise TimeoutError(f"it never came; there is {self.shown!r}")
+            self._read(0.05)
+
+    def type(self, keys: str) -> None:
+        """Press these keys."""
+        os.write(self._screen, keys.encode())
+
+    def wait_closed(self) -> int:
+        """Wait for the end of the command, and return its exit code."""
+        end = time.monotonic() + _PATIENCE
+        while self._read(0.5):
+            if time.monotonic() > end:
+                raise TimeoutError(f"it does not end; there is {self.shown!r}")
+        return self._process.wait(_PATIENCE)
+
+    def _read(self, seconds: float) -> bool:
+        """Take what is shown within this time; False at the end."""
+        ready, _, _ = select.select([self._screen], [], [], seconds)
+        if not ready:
+            return True
+        try:
+            data = os.read(self._screen, 65536)
+        except OSError:
+            # EIO is how Linux says that nobody holds the other side any more.
+            return False
+        self.shown += data.decode()
+        return bool(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from email.message import EmailMessage
@@ -18,12 +19,27 @@ from benchmarks.task import Job, Task, Unavailable
 from benchmarks.workloads import WORKLOADS, Letters, Workload, letter
 from support.tls import Certificates
 
-PAIRS = [
-    (client, workload)
-    for client in CLIENTS.values()
-    for workload in WORKLOADS.values()
-    if client.suits(workload) and not workload.is_extra
+# What the others' libraries leave unclosed, or import by an old name, is not ours to judge.
+PEERS = {"aiosmtplib", "smtpproto"}
+LENIENT = [
+    pytest.mark.filterwarnings("ignore:The anyio.abc.BlockingPortal alias:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+each_pair = pytest.mark.parametrize(
+    ("client", "workload"),
+    [
+        pytest.param(
+            client,
+            workload,
+            marks=LENIENT if client.library in PEERS else [],
+            id=f"{client.name}-{workload.name}",
+        )
+        for client in CLIENTS.values()
+        for workload in WORKLOADS.values()
+        if client.suits(workload) and not workload.is_extra
+    ],
+)
 COUNT = 50
 
 
@@ -33,11 +49,7 @@ def sink(certificates: Certificates) -> Iterator[Sink]:
         yield sink
 
 
-# What smtpproto imports is called so no more.
-@pytest.mark.filterwarnings("ignore:The anyio.abc.BlockingPortal alias:DeprecationWarning")
-@pytest.mark.parametrize(
-    ("client", "workload"), PAIRS, ids=[f"{client.name}-{work.name}" for client, work in PAIRS]
-)
+@each_pair
 def test_all_messages_arrive(
     client: Client, workload: Workload, sink: Sink, certificates: Certificates
 ) -> None:
@@ -50,6 +62,9 @@ def test_all_messages_arrive(
         client.run(task)
     except Unavailable as missing:
         pytest.skip(str(missing))
+    finally:
+        if client.library in PEERS:
+            gc.collect()
     seen = sink.counts().since(before)
     assert task.watch.run.messages == count
     assert seen.messages >= count

@@ -28,7 +28,7 @@ from .task import Unavailable
 from .workloads import Workload
 
 _PATIENCE = 10.0
-_PINGS = 9
+_PINGS = 5
 
 
 class Servers:

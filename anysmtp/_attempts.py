@@ -73,7 +73,7 @@ class Retry:
         try:
             whole = min(self.base * self.factor ** (attempt - 1), self.max_delay)
         except OverflowError:
-            whole = self.max_delay
+            whole = self.max_delay if self.base else 0.0
         return whole * random.uniform(_LEAST_PART, 1)
 
 

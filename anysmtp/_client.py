@@ -23,7 +23,7 @@ from ._envelope import Job, Mail
 from ._leases import Again, Leases, Statistics
 from ._lifecycle import Call, Lifecycle
 from ._mailer import BaseMailer
-from ._many import READ_AHEAD, SendMany, source_of
+from ._many import READ_AHEAD, SendMany, send_many
 from ._pool import Claim
 from ._protocol._extensions import Extensions
 from ._sending import Sending
@@ -110,8 +110,8 @@ class SMTP(BaseMailer):
 
         Leaving the block early cancels what has not ended; then messages may be in doubt.
         """
-        return SendMany(
-            source_of(mails),
+        return send_many(
+            mails,
             self._leases,
             self._life,
             self._entered,

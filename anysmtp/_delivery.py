@@ -127,7 +127,7 @@ class Ledger:
     def receipt_now(self) -> Receipt:
         """What the transactions of this send have come to; there was one at least."""
         return Receipt(
-            reply=self.finals[-1],
+            reply=[reply for reply in self.finals if reply.is_positive][-1],
             replies=tuple(self.finals),
             accepted=self.replies("accepted"),
             refused=self.replies("refused"),

@@ -96,7 +96,7 @@ class Call:
 
     def __init__(self, life: Lifecycle) -> None:
         self._life = life
-        self.clock = Clock(life.server)
+        self.clock: Clock = Clock(life.server)
 
     def __enter__(self) -> Self:
         self._life.register(self)

@@ -17,10 +17,11 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from copy import copy
 from email.message import Message
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -62,16 +63,40 @@ _READ_AHEAD_OCTETS = 4 * 1024 * 1024
 _TURN = 16
 
 _END = object()
+_ONE_MAIL = (Message, Mail, str, bytes, bytearray, memoryview)
 
 
-def source_of(mails: Any) -> Source:
+def send_many(
+    mails: Any,
+    leases: Leases,
+    life: Lifecycle,
+    prepare: Prepare,
+    *,
+    ordered: bool,
+    read_ahead: Any,
+) -> SendMany[Any]:
+    """What `SMTP.send_many` returns. ``prepare`` serialises a mail."""
+    if isinstance(read_ahead, bool) or not isinstance(read_ahead, int):
+        raise TypeError(f"read_ahead is a number, not {read_ahead!r}")
+    if read_ahead < 1:
+        raise ValueError(f"read_ahead is 1 or more, not {read_ahead}")
+    life.check_open()
+    stream = _Stream(_source_of(mails), leases, life, prepare, ordered, read_ahead)
+    return SendMany(stream.begin, life.admit)
+
+
+def _source_of(mails: Any) -> Source:
     """The argument of `send_many`, if it is a source of mails. TypeError for what is one mail."""
-    is_one = isinstance(mails, (Message, Mail, str, bytes, bytearray, memoryview))
-    if is_one or not isinstance(mails, (Iterable, AsyncIterable)):
-        raise TypeError(
-            f"mails are an iterable or async iterable of messages, not {type(mails).__name__}"
-        )
-    return mails
+    is_one = isinstance(mails, _ONE_MAIL)
+    if is_one or not (hasattr(mails, "__iter__") or hasattr(mails, "__aiter__")):
+        raise TypeError(f"mails are an iterable or async iterable of messages, not {mails!r:.80}")
+    source: Source = mails
+    return source
+
+
+def _as_mail(mail: Any) -> Any:
+    """A message object alone is a mail with the envelope of its header fields."""
+    return Mail(cast("Message", mail)) if isinstance(mail, Message) else mail
 
 
 class _Item:
@@ -103,33 +128,22 @@ class SendMany(Generic[K]):
 
     def __init__(
         self,
-        source: Source,
-        leases: Leases,
-        life: Lifecycle,
-        prepare: Prepare,
-        *,
-        ordered: bool,
-        read_ahead: int,
+        begin: Callable[[TaskGroup], AsyncIterator[Delivery[K]]],
+        admit: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        if isinstance(read_ahead, bool) or not isinstance(read_ahead, int):
-            raise TypeError(f"read_ahead is a number, not {read_ahead!r}")
-        if read_ahead < 1:
-            raise ValueError(f"read_ahead is 1 or more, not {read_ahead}")
-        life.check_open()
-        self._life = life
-        self._admitted = life.admit()
+        self._begin = begin
+        self._admit = admit
+        self._admitted: AbstractContextManager[None] | None = None
         self._group: TaskGroup | None = None
-        self._stream = _Stream(source, leases, life, prepare, ordered, read_ahead)
 
     async def __aenter__(self) -> AsyncIterator[Delivery[K]]:
         if self._group is not None:
             raise RuntimeError("each `send_many()` is entered once")
-        self._life.check_open()
+        self._admitted = self._admit()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         self._admitted.__enter__()
-        self._stream.begin(self._group)
-        return self._stream
+        return self._begin(self._group)
 
     async def __aexit__(
         self,
@@ -138,6 +152,7 @@ class SendMany(Generic[K]):
         traceback: TracebackType | None,
     ) -> None:
         assert self._group is not None
+        assert self._admitted is not None
         self._group.cancel_scope.cancel()
         try:
             # What it returns is about a cancellation that may be another one's: never ours to eat.
@@ -181,10 +196,11 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         self._room: anyio.Event | None = None
         self._group: TaskGroup
 
-    def begin(self, group: TaskGroup) -> None:
+    def begin(self, group: TaskGroup) -> Self:
         """Do all of it in this group."""
         self._group = group
         group.start_soon(self.pull)
+        return self
 
     # -- the caller's side
 
@@ -257,16 +273,15 @@ class _Stream(AsyncIterator[Delivery[Any]]):
             await self._room.wait()
         return not self._is_stuck
 
-    async def _put_in_line(self, mail: object) -> None:
+    async def _put_in_line(self, mail: Any) -> None:
         """Serialise a mail; one that cannot be sent ends here, in its Delivery."""
-        if isinstance(mail, Message):
-            mail = Mail(mail)
-        delivery = Delivery[Any](key=mail.key if isinstance(mail, Mail) else None)
+        as_mail = _as_mail(mail)
+        delivery = Delivery[Any](key=getattr(as_mail, "key", None))
         item = _Item(self._numbers, delivery)
         self._numbers += 1
         ledger = ledger_of(delivery)
         try:
-            await self._open_book(item, mail)
+            await self._open_book(item, as_mail)
         except Exception as error:  # noqa: BLE001 - a bad message, however bad, ends no stream
             ledger.finish(error)
             self._give_out(item)
@@ -276,7 +291,7 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         self._octets_in_line += item.job.content.size
         self._hire()
 
-    async def _open_book(self, item: _Item, mail: object) -> None:
+    async def _open_book(self, item: _Item, mail: Mail[Any]) -> None:
         if not isinstance(mail, Mail):
             raise TypeError(f"a mail is a message object or a Mail, not {type(mail).__name__}")
         settings = self._leases.settings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ class Monitor:
         self.messages: dict[Outcome, int] = dict.fromkeys(_OUTCOMES, 0)
 
     @contextmanager
-    def connecting(self) -> Iterator[None]:
+    def connecting(self) -> Generator[None, None, None]:
         """Stands around the opening of a connection."""
         since = Since()
         try:
@@ -72,7 +72,7 @@ class Monitor:
         self._tell(ConnectEvent, since)
 
     @contextmanager
-    def logging_in(self) -> Iterator[None]:
+    def logging_in(self) -> Generator[None, None, None]:
         """Stands around a login."""
         since = Since()
         try:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 C = TypeVar("C")
 
@@ -30,6 +30,11 @@ OPENED_AT_ONCE = 5
 # Seconds before a server that refused a connection is asked for one more; doubled each time.
 FIRST_PAUSE = 10.0
 LONGEST_PAUSE = 640.0
+
+
+# So many use one connection together at most: more would wait there while another becomes idle.
+MAX_SHARE = 16
+_IN_FRONT = 2**60
 
 
 class Slot(Generic[C]):
@@ -116,6 +121,7 @@ class Pool(Generic[C]):
         self._taken = 0  # messages since `allowed` changed last
         self._pause = FIRST_PAUSE
         self._not_before = 0.0
+        self._was_raised = True
 
     @property
     def open(self) -> int:
@@ -161,7 +167,8 @@ class Pool(Generic[C]):
         RuntimeError if everybody who has a connection waits for another one, this holder included.
         """
         self._numbers += 1
-        number = -self._numbers if is_first else self._numbers
+        # In front of all that ask for the first time, and behind those that have asked again.
+        number = self._numbers - _IN_FRONT if is_first else self._numbers
         claim = Claim[C](holder, wake, number, is_fresh=is_fresh, may_share=may_share)
         self._queue(claim)
         self._grant()
@@ -212,8 +219,9 @@ class Pool(Generic[C]):
         self._slots.remove(slot)
         claim.slot = None
         claim.is_fresh = False
+        slot.users = 0
         self._queue(claim)
-        if self._is_deadlocked():
+        if not self._idle and self._is_deadlocked():
             self._waiting.remove(claim)
             self._slots.append(slot)
             self._give(claim, slot)
@@ -225,8 +233,11 @@ class Pool(Generic[C]):
         """The server has said that there are too many connections."""
         self.allowed = max(1, min(allowed, self.allowed))
         self._taken = 0
-        self._not_before = now + self._pause
-        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        # Those that were opened together are refused together: that is one refusal.
+        if self._was_raised or now >= self._not_before:
+            self._was_raised = False
+            self._not_before = now + self._pause
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
 
     def took_message(self, now: float) -> None:
         """The server took a message: it may be asked for more connections, slowly."""
@@ -235,6 +246,7 @@ class Pool(Generic[C]):
         self._taken += 1
         if self._taken >= self.allowed and now >= self._not_before:
             self.allowed += 1
+            self._was_raised = True
             self._taken = 0
             self._not_before = now + FIRST_PAUSE
             self._grant()
@@ -315,12 +327,14 @@ class Pool(Generic[C]):
         if self._may_open():
             return self._new_slot()
         if claim.may_share and not claim.is_fresh:
-            return next(filter(self._is_shareable, self._slots), None)
+            shareable = filter(self._is_shareable, self._slots)
+            return min(shareable, key=_users, default=None)
         return None
 
     def _may_open(self) -> bool:
         if len(self._slots) >= self.allowed:
-            return False
+            # Whoever waits for himself is better off with the server's word.
+            return len(self._slots) < self.capacity and self._is_deadlocked()
         opening = len(self._slots) - self.open
         at_once = 1 if self.opens_one_first else max(OPENED_AT_ONCE, self.open)
         return opening < at_once
@@ -331,9 +345,15 @@ class Pool(Generic[C]):
         return slot
 
     def _is_shareable(self, slot: Slot[C]) -> bool:
-        return slot.connection is not None and self._has_room(slot.connection)
+        if slot.connection is None or slot.users >= MAX_SHARE:
+            return False
+        return self._has_room(slot.connection)
 
     def _is_deadlocked(self) -> bool:
         """Whether everybody who could give back a connection waits for one."""
         waiting = {claim.holder for claim in self._waiting}
         return bool(self._granted) and all(held.holder in waiting for held in self._granted)
+
+
+def _users(slot: Slot[Any]) -> int:
+    return slot.users

@@ -55,8 +55,7 @@ class Limits:
         if self.keepalive_expiry is not None:
             _checked_seconds("keepalive_expiry", self.keepalive_expiry)
         if self.rate is not None:
-            rate: Any = self.rate
-            if not isinstance(rate, tuple) or len(rate) != 2:
+            if not _is_pair(self.rate):
                 raise TypeError(f"rate is (messages, seconds), not {self.rate!r}")
             _checked_count("the first of rate", self.rate[0])
             _checked_seconds("the second of rate", self.rate[1])
@@ -267,6 +266,14 @@ def _function(name: str, value: Any) -> Any:
     if value is not None and not callable(value):
         raise TypeError(f"{name} is a function, not {value!r}")
     return value
+
+
+def _is_pair(value: Any) -> bool:
+    match value:
+        case (_, _):
+            return isinstance(value, tuple)
+        case _:
+            return False
 
 
 def _checked_count(name: str, number: Any) -> None:

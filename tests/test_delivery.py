@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from anysmtp._delivery import Delivery, Ledger, Outcome, cancelled, ledger_of
+from anysmtp._delivery import Delivery, Ledger, Outcome, cancelled, delivery_of, ledger_of
 from anysmtp._envelope import Receipt
 from anysmtp._reply import Reply
 from anysmtp.errors import SMTPException, SMTPNotSupported
@@ -213,3 +213,104 @@ def test_progress_is_the_ledgers() -> None:
     delivery, ledger = started("a@x")
     ledger.bytes_sent, ledger.bytes_total, ledger.message_id = 3, 9, "<1@x>"
     assert (delivery.bytes_sent, delivery.bytes_total, delivery.message_id) == (3, 9, "<1@x>")
+
+
+# Several transactions of one send
+
+
+def leave_over(ledger: Ledger, *keys: str) -> None:
+    ledger.left_over = keys
+
+
+def test_another_transaction_forgets_what_its_recipients_were_told() -> None:
+    delivery, ledger = started("a@x", "b@x", "c@x")
+    ledger.hand_over(("a@x",))
+    ledger.settle(("a@x",), OK)
+    ledger.refuse(("b@x",), LATER)
+    ledger.bytes_sent = 100
+    leave_over(ledger, "b@x", "c@x")
+    ledger.again(("b@x", "c@x"))
+    assert (delivery.phase, delivery.bytes_sent) == ("waiting", 0)
+    assert ledger.left_over == ()
+    assert delivery.accepted == {"a@x": OK}
+    assert delivery.not_sent == ("b@x", "c@x")
+    assert ledger.finals == [OK]
+
+
+@pytest.mark.parametrize("outcome", ["accepted", "in_doubt"])
+def test_nobody_who_may_have_it_is_in_another_transaction(outcome: Outcome) -> None:
+    _, ledger = started("a@x", "b@x")
+    bring_to(ledger, "a@x", outcome)
+    with pytest.raises(AssertionError):
+        ledger.again(("b@x", "a@x"))
+
+
+def test_taken_back_is_what_was_in_doubt_and_nothing_else() -> None:
+    delivery, ledger = started("a@x", "b@x", "c@x", "d@x")
+    bring_to(ledger, "a@x", "accepted")
+    bring_to(ledger, "b@x", "refused")
+    bring_to(ledger, "c@x", "in_doubt")
+    ledger.take_back(("a@x", "b@x", "c@x", "d@x"))
+    assert delivery.accepted == {"a@x": OK}
+    assert delivery.refused == {"b@x": NEVER}
+    assert delivery.not_sent == ("c@x", "d@x")
+
+
+def test_a_receipt_has_what_all_transactions_came_to() -> None:
+    delivery, ledger = started("a@x", "b@x", "c@x")
+    second = Reply(250, "second")
+    ledger.server, ledger.message_id = "h:25", "<1@x>"
+    ledger.refuse(("c@x",), NEVER)
+    ledger.settle(("a@x",), OK)
+    ledger.again(("b@x",))
+    ledger.settle(("b@x",), second)
+    receipt = ledger.receipt_now()
+    assert receipt == Receipt(
+        reply=second,
+        replies=(OK, second),
+        accepted={"a@x": OK, "b@x": second},
+        refused={"c@x": NEVER},
+        message_id="<1@x>",
+        server="h:25",
+    )
+    ledger.finish(receipt)
+    assert delivery.result() is receipt
+
+
+def test_a_resumed_send_counts_its_own_transactions() -> None:
+    _, ledger = started("a@x", "b@x")
+    ledger.settle(("a@x",), OK)
+    ledger.refuse(("b@x",), LATER)
+    ledger.finish(ledger.receipt_now())
+    ledger.start(("b@x",))
+    assert ledger.finals == []
+    second = Reply(250, "second")
+    ledger.settle(("b@x",), second)
+    receipt = ledger.receipt_now()
+    assert receipt.replies == (second,)
+    assert receipt.accepted == {"a@x": OK, "b@x": second}
+
+
+@pytest.mark.parametrize(("reply", "outcome"), [(OK, "accepted"), (NEVER, "refused")])
+def test_a_reply_after_the_end_of_a_send_ends_the_doubt(reply: Reply, outcome: Outcome) -> None:
+    delivery, ledger = started("a@x")
+    ledger.hand_over(("a@x",))
+    error = cancelled(delivery, ledger.outcome)
+    ledger.finish(error)
+    assert delivery.outcome == "in_doubt"
+    ledger.settle(("a@x",), reply)
+    assert delivery.outcome == outcome
+    assert delivery.phase == "done"
+    assert not delivery.may_retry
+
+
+def test_a_delivery_can_be_made_from_a_receipt() -> None:
+    receipt = Receipt(
+        reply=OK, accepted={"a@x": OK}, refused={"b@x": LATER, "c@x": NEVER}, message_id="<1@x>"
+    )
+    delivery = delivery_of(receipt)
+    assert (delivery.phase, delivery.message_id) == ("done", "<1@x>")
+    assert (delivery.accepted, delivery.refused) == (receipt.accepted, receipt.refused)
+    assert delivery.retry_recipients == ("b@x",)
+    assert delivery.may_retry
+    assert delivery.result() is receipt

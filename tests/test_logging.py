@@ -172,4 +172,4 @@ async def test_a_debugger_may_look_at_the_command_layer_too(
             await conn.vrfy("ann@x.test")
     lines = [record.getMessage() for record in caplog.records]
     assert "mail.example.test > VRFY ann@x.test" in lines
-    assert lines[-2:] == ["mail.example.test < 550-No", r"mail.example.test < 550 \x09such"]
+    assert lines[-3:-1] == ["mail.example.test < 550-No", r"mail.example.test < 550 \x09such"]

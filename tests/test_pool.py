@@ -130,12 +130,12 @@ def test_without_room_for_a_fresh_one_the_idle_one_is_replaced() -> None:
     pool = Pool[str](1)
     keep(pool, open_one(pool, "a", "one"))
     claim = ask(pool, "b", is_fresh=True)
-    assert claim.connection == "one"
+    had = [claim.connection]
     pool.opening(claim)
-    assert claim.connection is None
+    had.append(claim.connection)
     assert pool.open == 0
     pool.opened(claim, "two")
-    assert claim.connection == "two"
+    assert [*had, claim.connection] == ["one", None, "two"]
     assert claim.slot is not None
     assert not claim.slot.was_used
 
@@ -361,9 +361,9 @@ def test_who_was_refused_takes_what_there_is() -> None:
     pool = Pool[str](2)
     keep(pool, open_one(pool, "a", "one"))
     fresh = ask(pool, "b", is_fresh=True)
-    assert fresh.connection is None
+    had = fresh.connection
     assert pool.refused(fresh, 0)
-    assert fresh.connection == "one"
+    assert (had, fresh.connection) == (None, "one")
     assert not fresh.is_fresh
 
 
@@ -529,7 +529,7 @@ class Wish:
     @property
     def place(self) -> int:
         """Where it stands in the line."""
-        return -self.number if self.is_first else self.number
+        return self.number - 10**9 if self.is_first else self.number
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -646,8 +646,14 @@ class PoolMachine(RuleBasedStateMachine):
 
     # What may be done.
 
+    @rule(count=st.integers(2, 9), share=st.booleans())
+    def several_ask(self, count: int, share: bool) -> None:
+        for holder in range(10, 10 + count):
+            self.ask(holder, first=False, fresh=False, share=share)
+
     @rule(holder=st.integers(0, 9), first=st.booleans(), fresh=st.booleans(), share=st.booleans())
     def ask(self, holder: int, first: bool, fresh: bool, share: bool) -> None:
+        """A task asks for a connection, unless it waits for one already."""
         if any(wish.holder == holder for wish in (*self.line, *self.opening)):
             return
         number = self.new_number()
@@ -668,17 +674,20 @@ class PoolMachine(RuleBasedStateMachine):
     def choose(self, among: list[T], index: int) -> T | None:
         return among[index % len(among)] if among else None
 
-    @rule(index=st.integers(0, 9))
-    def opened(self, index: int) -> None:
-        if wish := self.choose([one for one in self.free if one in self.opening], index):
-            connection = self.new_number()
-            self.opening.remove(wish)
-            self.users[connection] = [wish]
-            self.opens_one_first = False
-            self.pool.opened(wish.claim, connection)
-            assert not self.pool.opens_one_first
-            self.judge()
+    @precondition(lambda self: self.opening)
+    @rule(index=st.integers(0, 9), count=st.integers(1, 5))
+    def opened(self, index: int, count: int) -> None:
+        for _ in range(count):
+            if wish := self.choose(self.opening, index):
+                connection = self.new_number()
+                self.opening.remove(wish)
+                self.users[connection] = [wish]
+                self.opens_one_first = False
+                self.pool.opened(wish.claim, connection)
+                assert not self.pool.opens_one_first
+                self.judge()
 
+    @precondition(lambda self: self.users)
     @rule(index=st.integers(0, 9))
     def open_another(self, index: int) -> None:
         alone = [users[0] for users in self.users.values() if len(users) == 1]
@@ -688,11 +697,10 @@ class PoolMachine(RuleBasedStateMachine):
             self.pool.opening(wish.claim)
             self.judge()
 
+    @precondition(lambda self: self.opening)
     @rule(index=st.integers(0, 9))
     def refused(self, index: int) -> None:
-        wish = self.choose([one for one in self.free if one in self.opening], index)
-        if wish is None:
-            return
+        wish = self.opening[index % len(self.opening)]
         others = self.total - 1
         may_wait = self.pool.refused(wish.claim, self.now)
         if others:
@@ -741,17 +749,19 @@ class PoolMachine(RuleBasedStateMachine):
                 assert self.allowed == self.capacity or not (is_due and is_late)
             self.judge()
 
-    @rule(index=st.integers(0, 9), kept=st.booleans())
-    def release(self, index: int, kept: bool) -> None:
-        wish = self.choose([one for one in self.free if one not in self.opening], index)
-        if wish is not None:
-            self.give_back(wish, kept=kept)
+    @precondition(lambda self: self.users)
+    @rule(index=st.integers(0, 9), count=st.integers(1, 5), kept=st.booleans())
+    def release(self, index: int, count: int, kept: bool) -> None:
+        for _ in range(count):
+            if wish := self.choose([one for one in self.free if one not in self.opening], index):
+                self.give_back(wish, kept=kept)
 
     def give_back(self, wish: Wish, *, kept: bool) -> None:
         self.unseat(wish, kept=kept)
         self.pool.release(wish.claim, self.now, keep=kept)
         self.judge()
 
+    @precondition(lambda self: self.line or self.served)
     @rule(index=st.integers(0, 9), in_line=st.booleans())
     def withdraw(self, index: int, in_line: bool) -> None:
         if wish := self.choose(self.line if in_line else self.free, index):
@@ -765,11 +775,11 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.withdraw(wish.claim, self.now)
         self.judge()
 
+    @precondition(lambda self: self.users and self.line)
     @rule(index=st.integers(0, 9))
     def board(self, index: int) -> None:
-        connection = self.choose([*self.users], index)
-        first = self.choose(self.line, 0)
-        if connection is None or first is None or first.is_fresh or not first.may_share:
+        connection, first = [*self.users][index % len(self.users)], self.line[0]
+        if first.is_fresh or not first.may_share:
             return
         assert self.pool.next is first.claim
         self.line.remove(first)
@@ -778,16 +788,16 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.woken.pop(0) == first.number
         self.judge()
 
+    @precondition(lambda self: self.users)
     @rule(index=st.integers(0, 9))
     def room_comes_or_goes(self, index: int) -> None:
-        connection = self.choose([*self.users], index)
-        if connection is not None:
-            self.roomy ^= {connection}
+        self.roomy ^= {[*self.users][index % len(self.users)]}
 
     @rule(seconds=st.sampled_from([1, FIRST_PAUSE, 31, LONGEST_PAUSE]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
+    @precondition(lambda self: self.idle)
     @rule()
     def expired(self) -> None:
         limit = float("inf") if self.keepalive is None else self.keepalive
@@ -796,6 +806,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.expired(self.now) == [connection for connection, _ in old]
         self.judge()
 
+    @precondition(lambda self: self.idle)
     @rule()
     def drain(self) -> None:
         assert self.pool.drain() == [connection for connection, _ in self.idle]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from anyio import TCPConnectable, TypedAttributeProvider
 
+from anysmtp._attempts import Retry
 from anysmtp._clock import Timeouts, timeouts_of
 from anysmtp._connect import Link, local_hostname
-from anysmtp._settings import Options, Settings, from_url, settle
+from anysmtp._settings import Limits, Options, Settings, from_url, settle
 from anysmtp.sasl import Login, Plain, from_password
 
 CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -40,7 +41,10 @@ def test_the_defaults() -> None:
         timeouts=Timeouts(),
         require_all=False,
         add_missing_headers=True,
-        pipelining=True,
+        pipelining="auto",
+        limits=Limits(),
+        retry=None,
+        observer=None,
     )
 
 
@@ -92,8 +96,15 @@ def test_port_465_is_implicit_tls(tls: str, port: int, settled_tls: str) -> None
         ("require_all", True, "require_all", True),
         ("require_all", None, "require_all", False),
         ("add_missing_headers", False, "add_missing_headers", False),
-        ("pipelining", "auto", "pipelining", True),
-        ("pipelining", "off", "pipelining", False),
+        ("pipelining", "auto", "pipelining", "auto"),
+        ("pipelining", "eager", "pipelining", "eager"),
+        ("pipelining", "off", "pipelining", "off"),
+        ("limits", Limits(max_connections=9), "limits", Limits(max_connections=9)),
+        ("limits", None, "limits", Limits()),
+        ("retry", Retry(2), "retry", Retry(2)),
+        ("retry", None, "retry", None),
+        ("observer", print, "observer", print),
+        ("observer", None, "observer", None),
     ],
 )
 def test_an_option_is_what_it_comes_to(
@@ -197,7 +208,12 @@ def test_a_hostname_is_a_name_or_an_address(hostname: str, settled_hostname: str
         ),
         ([], {"timeout": 0}, ValueError, "timeout must be above 0 seconds"),
         ([], {"timeout": "5"}, TypeError, "timeout is a number of seconds"),
-        ([], {"pipelining": "eager"}, ValueError, "pipelining is one of 'auto', 'off'"),
+        ([], {"pipelining": "on"}, ValueError, "pipelining is one of 'auto', 'eager', 'off'"),
+        ([], {"pipelining": True}, ValueError, "pipelining is one of 'auto', 'eager', 'off'"),
+        ([], {"limits": 5}, TypeError, "limits is a Limits, not int"),
+        ([], {"retry": 3}, TypeError, "retry is a Retry, not int"),
+        ([], {"retry": True}, TypeError, "retry is a Retry, not bool"),
+        ([], {"observer": "print"}, TypeError, "observer is a function, not 'print'"),
     ],
 )
 def test_what_is_wrong_is_an_error_at_once(
@@ -206,6 +222,59 @@ def test_what_is_wrong_is_an_error_at_once(
     with pytest.raises(error, match=text) as caught:
         settled(*arguments, **options)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {},
+        {"max_connections": 1, "max_messages_per_connection": 1},
+        {"keepalive_expiry": None},
+        {"keepalive_expiry": 0.5},
+        {"rate": (30, 60)},
+        {"rate": (1, 0.1)},
+    ],
+)
+def test_limits_are_what_they_are_given(limits: dict[str, Any]) -> None:
+    made = Limits(**limits)
+    assert {name: getattr(made, name) for name in limits} == limits
+    assert made == Limits(**limits)
+
+
+def test_the_limits_that_hold_if_none_are_given() -> None:
+    limits = Limits()
+    assert (limits.max_connections, limits.max_messages_per_connection) == (3, None)
+    assert (limits.keepalive_expiry, limits.rate) == (60, None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "error", "text"),
+    [
+        ({"max_connections": 0}, ValueError, "max_connections is 1 or more, not 0"),
+        ({"max_connections": "3"}, TypeError, "max_connections is a number, not '3'"),
+        ({"max_connections": True}, TypeError, "max_connections is a number, not True"),
+        ({"max_connections": None}, TypeError, "max_connections is a number, not None"),
+        ({"max_messages_per_connection": 0}, ValueError, "max_messages_per_connection is 1 or"),
+        ({"max_messages_per_connection": 1.5}, TypeError, "max_messages_per_connection is a num"),
+        ({"keepalive_expiry": 0}, ValueError, "keepalive_expiry is above 0 seconds, not 0"),
+        ({"keepalive_expiry": float("inf")}, ValueError, "keepalive_expiry is above 0 seconds"),
+        ({"keepalive_expiry": float("nan")}, ValueError, "keepalive_expiry is above 0 seconds"),
+        ({"keepalive_expiry": "60"}, TypeError, "keepalive_expiry is a number of seconds"),
+        ({"keepalive_expiry": True}, TypeError, "keepalive_expiry is a number of seconds"),
+        ({"rate": 30}, TypeError, r"rate is \(messages, seconds\), not 30"),
+        ({"rate": (30,)}, TypeError, r"rate is \(messages, seconds\)"),
+        ({"rate": [30, 60]}, TypeError, r"rate is \(messages, seconds\)"),
+        ({"rate": (0, 60)}, ValueError, "the first of rate is 1 or more, not 0"),
+        ({"rate": (0.5, 60)}, TypeError, r"the first of rate is a number, not 0\.5"),
+        ({"rate": (30, 0)}, ValueError, "the second of rate is above 0 seconds, not 0"),
+        ({"rate": (30, "60")}, TypeError, "the second of rate is a number of seconds"),
+    ],
+)
+def test_limits_that_make_no_sense_are_an_error(
+    limits: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        Limits(**limits)
 
 
 def with_a_control(control: str) -> list[str]:
@@ -294,6 +363,7 @@ def test_the_user_is_percent_decoded(userinfo: str, options: dict[str, str]) -> 
         ("require_all=true", "require_all", True),
         ("require_all=false", "require_all", False),
         ("pipelining=off", "pipelining", "off"),
+        ("pipelining=eager", "pipelining", "eager"),
     ],
 )
 def test_the_query_has_options(query: str, option: str, value: object) -> None:
@@ -351,7 +421,7 @@ def test_what_is_no_url_of_a_server_is_an_error_that_does_not_show_it(
         ("smtp://h.example?timeout=-1", "above 0"),
         ("smtp://h.example?timeout=nan", "above 0"),
         ("smtp://h.example?local_hostname=", "local_hostname is a domain"),
-        ("smtp://h.example?pipelining=eager", "pipelining is one of"),
+        ("smtp://h.example?pipelining=on", "pipelining is one of"),
         ("smtp://tim:tanstaaf%0A@h.example", "control character in password"),
     ],
 )

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from email.headerregistry import Address
+from functools import lru_cache
 from typing import cast
 
 from .._envelope import AddressLike, Mailbox, Recipients
@@ -32,6 +33,8 @@ from .._grammar import (
     QUOTED_STRING,
 )
 
+# What stands in front of nearly every address in angle brackets, if anything does.
+_PLAIN_NAME = re.compile(r'[^\x00-\x1f\x7f"(),:;<>@\\]*')
 # The rough shape of one mailbox; its parts are checked by their own patterns afterwards.
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _WORD = r'[^ "(),:;<>@\[\]\\]+'
@@ -56,8 +59,9 @@ def parse_address(given: AddressLike) -> Mailbox:
     ValueError for anything that is not exactly one address, TypeError for other types.
     """
     text = _text_of(given)
-    if PLAIN_ADDRESS.fullmatch(text):
-        return Mailbox(text, text, text)
+    plain = _plain(text)
+    if plain is not None:
+        return Mailbox(text, plain, plain)
     found = _ONE.fullmatch(_visible(text))
     if found is None:
         hint = " (several go into a list)" if "," in text or ";" in text else ""
@@ -69,7 +73,7 @@ def parse_address(given: AddressLike) -> Mailbox:
 def parse_sender(given: AddressLike) -> Mailbox | None:
     """One address, or None for the null reverse-path, given as ``""`` or ``"<>"``."""
     text = _text_of(given, hint_for_none=' ("" is the null reverse-path)')
-    return None if text in ("", "<>") else parse_address(text)
+    return None if text in ("", "<>") else _parse_again(text)
 
 
 def parse_recipients(given: Recipients) -> tuple[Mailbox, ...]:
@@ -92,18 +96,29 @@ def unique(mailboxes: Iterable[Mailbox]) -> tuple[Mailbox, ...]:
     local parts are to the letter: only the receiving host may see more in those (RFC 5321
     section 2.3.11).
     """
+    given = tuple(mailboxes)
+    if not given:
+        raise ValueError("no recipients")
+    # Mostly they differ in more than that.
+    forms = {mailbox.ascii.lower() for mailbox in given if mailbox.ascii is not None}
+    if len(forms) == len(given):
+        return given
     found: dict[tuple[str, str | None], Mailbox] = {}
-    for mailbox in mailboxes:
+    for mailbox in given:
         local = mailbox.utf8.rpartition("@")[0] or mailbox.utf8
         found.setdefault((local, domain_of(mailbox)), mailbox)
-    if not found:
-        raise ValueError("no recipients")
     return tuple(found.values())
 
 
 def parse_list(text: str) -> list[Mailbox]:
     """The mailboxes in the value of an address field, those of groups included."""
-    return [_mailbox(found) for found in _mailboxes(text)]
+    plain: list[Mailbox] = []
+    for element in text.split(","):
+        address = _plain(element.strip(" "))
+        if address is None:
+            return [_mailbox(found) for found in _mailboxes(text)]
+        plain.append(Mailbox(address, address, address))
+    return plain
 
 
 def to_a_labels(text: str) -> str:
@@ -123,6 +138,21 @@ def domain_of(mailbox: Mailbox) -> str | None:
     if not at:
         return None
     return (domain if domain.isascii() else _domains(domain)[1]).lower()
+
+
+@lru_cache(maxsize=256)
+def _parse_again(text: str) -> Mailbox:
+    """The same senders come again and again."""
+    return parse_address(text)
+
+
+def _plain(text: str) -> str | None:
+    """The address in ``a@x.example`` and ``Name <a@x.example>``, where nothing needs a parser."""
+    if not text.endswith(">"):
+        return text if PLAIN_ADDRESS.fullmatch(text) else None
+    name, opened, address = text[:-1].rpartition("<")
+    is_plain = opened and PLAIN_ADDRESS.fullmatch(address) and _PLAIN_NAME.fullmatch(name)
+    return address if is_plain else None
 
 
 def _mailboxes(text: str) -> Iterator[re.Match[str]]:

@@ -16,6 +16,12 @@ from email.header import Header
 from email.headerregistry import BaseHeader
 from email.message import Message
 
+# The fields that name who a message is from and to, but for those who are not to be named.
+ADDRESS_FIELDS = frozenset(
+    prefix + name
+    for prefix in ("", "resent-")
+    for name in ("from", "sender", "reply-to", "to", "cc")
+)
 # RFC 5322 section 2.2.3: to unfold is to remove a line end in front of white space.
 _FOLD = re.compile(r"(?:\r\n?|\n)(?=[ \t])")
 _AS_GIVEN = policy.SMTPUTF8.clone(max_line_length=None)
@@ -39,6 +45,9 @@ def text_of(value: object) -> str:
         text = value.fold(policy=_AS_GIVEN).partition(":")[2].removesuffix("\r\n")
     else:
         text = str(value)
+    # Nearly all are one line of ASCII.
+    if text.isascii() and text.isprintable():
+        return text.strip(" ")
     return _FOLD.sub("", decoded(text)).replace("\t", " ").strip(" ")
 
 
@@ -50,7 +59,8 @@ def decoded(text: str) -> str:
 
 
 def _is_malformed(value: BaseHeader) -> bool:
-    return any(isinstance(defect, InvalidHeaderDefect) for defect in value.defects)
+    defects = value.defects
+    return bool(defects) and any(isinstance(defect, InvalidHeaderDefect) for defect in defects)
 
 
 def _text_of_legacy(value: Header) -> str:

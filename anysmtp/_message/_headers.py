@@ -12,26 +12,27 @@ what is not needed is not read, and cannot be wrong.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable
 from email.message import Message
 
 from .._envelope import Mailbox
 from ._addresses import parse_list, unique
-from ._fields import text_of, values
+from ._fields import text_of
 
 # A block has each of these at most once (RFC 5322 section 3.6), so that one which occurs twice is
 # the sign of two blocks. smtplib looks at Resent-Date alone, which is often forgotten.
-_RESENT_FIELDS = frozenset(
+RESENT_FIELDS = frozenset(
     "resent-" + name for name in ("date", "from", "sender", "to", "cc", "bcc", "message-id")
 )
+_FIELDS = RESENT_FIELDS | {"from", "sender", "to", "cc", "bcc"}
 
 
 def sender_of(message: Message) -> Mailbox:
     """The sender by the header fields; ValueError if they do not name exactly one."""
-    prefix = _block(message)
+    prefix, fields = _block(message)
     for name in (f"{prefix}Sender", f"{prefix}From"):
-        if name in message:
-            mailboxes = mailboxes_in(message, name)
+        if values := fields.get(name.lower()):
+            mailboxes = _mailboxes_in(name, values)
             if len(mailboxes) == 1:
                 return mailboxes[0]
             raise ValueError(
@@ -43,34 +44,35 @@ def sender_of(message: Message) -> Mailbox:
 
 def recipients_of(message: Message) -> tuple[Mailbox, ...]:
     """The recipients by the header fields, each once; ValueError if there are none."""
-    prefix = _block(message)
+    prefix, fields = _block(message)
     names = [f"{prefix}{name}" for name in ("To", "Cc", "Bcc")]
-    found = [mailbox for name in names for mailbox in mailboxes_in(message, name)]
+    found = [box for name in names for box in _mailboxes_in(name, fields.get(name.lower(), ()))]
     if not found:
         raise ValueError(f"no recipients in {', '.join(names)}: give the argument recipients")
     return unique(found)
 
 
-def is_resent(message: Message) -> bool:
-    """Whether there are Resent- fields, in one block or in several."""
-    return any(name.lower() in _RESENT_FIELDS for name in message)
-
-
-def mailboxes_in(message: Message, name: str) -> list[Mailbox]:
+def _mailboxes_in(name: str, values: Iterable[object]) -> list[Mailbox]:
     """The mailboxes in all fields of one name; ValueError for what is malformed."""
     try:
-        return [found for value in values(message, name) for found in parse_list(text_of(value))]
+        return [found for value in values for found in parse_list(text_of(value))]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _block(message: Message) -> str:
-    """What the names of the fields start with that make the envelope."""
-    names = Counter(name.lower() for name in message)
-    resent = _RESENT_FIELDS & names.keys()
-    if twice := sorted(name.title() for name in resent if names[name] > 1):
+def _block(message: Message) -> tuple[str, dict[str, list[object]]]:
+    """What the names of the fields start with that make the envelope, and the fields by name."""
+    fields: dict[str, list[object]] = {}
+    for name, value in message.raw_items():
+        key = name.lower()
+        if key in _FIELDS:
+            fields.setdefault(key, []).append(value)
+    if RESENT_FIELDS.isdisjoint(fields):
+        return "", fields
+    resent = RESENT_FIELDS & fields.keys()
+    if twice := sorted(name.title() for name in resent if len(fields[name]) > 1):
         raise ValueError(
             f"several blocks of Resent- fields ({', '.join(twice)} occurs more than once): "
             "give the arguments sender and recipients"
         )
-    return "Resent-" if resent else ""
+    return "Resent-", fields

@@ -9,16 +9,20 @@ its author's (RFC 5322 section 3.6.6).
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime
+import os
+from datetime import datetime, timezone
 from email.message import Message
-from email.utils import format_datetime, localtime, make_msgid
+from email.utils import format_datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from .._envelope import Mailbox
 from ._addresses import domain_of
-from ._fields import text_of, values
-from ._headers import is_resent, sender_of
-from ._snapshot import snapshot
+from ._fields import text_of
+from ._headers import RESENT_FIELDS, sender_of
+from ._snapshot import set_fields, snapshot
+
+_BLIND = frozenset(("bcc", "resent-bcc"))
 
 
 class Prepared(NamedTuple):
@@ -42,17 +46,45 @@ def prepare(
     of a new one when a send is resumed; ``now`` is the Date, by default the local time.
     """
     prepared = snapshot(message)
-    del prepared["Bcc"]
-    del prepared["Resent-Bcc"]
-    if add_missing_headers and not is_resent(message):
-        # Set raw, as the parser does: to parse the two takes longer than all the rest here.
-        if "Date" not in prepared:
-            prepared.set_raw("Date", format_datetime(now or localtime()))
-        if "Message-ID" not in prepared:
-            identifier = message_id or make_msgid(domain=_id_domain(message, sender))
-            prepared.set_raw("Message-ID", identifier)
-    found = next(values(prepared, "Message-ID"), None)
-    return Prepared(prepared, None if found is None else text_of(found) or None)
+    fields = list(prepared.raw_items())
+    names = [name.lower() for name, _ in fields]
+    if not RESENT_FIELDS.isdisjoint(names):
+        add_missing_headers = False
+    if not _BLIND.isdisjoint(names):
+        fields = [field for field, name in zip(fields, names, strict=True) if name not in _BLIND]
+        names = [name for name in names if name not in _BLIND]
+    # Added raw, as the parser does: to parse the two takes longer than all the rest here.
+    if add_missing_headers and "date" not in names:
+        fields.append(("Date", _date(now)))
+    if "message-id" in names:
+        message_id = text_of(fields[names.index("message-id")][1]) or None
+    elif add_missing_headers:
+        message_id = message_id or _new_message_id(_id_domain(message, sender))
+        fields.append(("Message-ID", message_id))
+    else:
+        message_id = None
+    set_fields(prepared, fields)
+    return Prepared(prepared, message_id)
+
+
+def _date(now: datetime | None) -> str:
+    """A Date: by default the local time, with its zone."""
+    moment = now or datetime.now(timezone.utc).replace(microsecond=0)
+    return format_datetime(moment) if now else _local_date(moment)
+
+
+@lru_cache(maxsize=1)
+def _local_date(moment: datetime) -> str:
+    """Messages of one second have one date."""
+    return format_datetime(moment.astimezone())
+
+
+def _new_message_id(domain: str) -> str:
+    """An identifier that is unique (RFC 5322 section 3.6.4), and says nothing.
+
+    It is short enough for a line of 78 beside most domains.
+    """
+    return f"<{os.urandom(16).hex()}@{domain}>"
 
 
 def _id_domain(message: Message, sender: Mailbox | None) -> str:

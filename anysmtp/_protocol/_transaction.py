@@ -148,11 +148,11 @@ class Transaction:
 
     def flight(self) -> list[tuple[Command, Sink]]:
         """The commands to write now; empty when the envelope is settled."""
-        plan = self._plan
+        plan, flight = self._plan, list[tuple[Command, Sink]]()
         if self.is_eager:
-            flight, self._plan = [*plan], deque[tuple[Command, Sink]]()
+            flight.extend(plan)
+            plan.clear()
             return flight
-        flight = []
         limit = MAX_FLIGHT if self._pipelining else 1
         while self._refusal is None and plan and len(flight) < limit:
             if plan[0][0] is _commands.DATA and not self._data_may_go(riding=bool(flight)):
@@ -258,10 +258,9 @@ class Transaction:
         mailbox = next(self._rcpts)
         is_positive = reply.code < 300
         self._server_has_recipients |= is_positive
-        if self._refusal is not None:
-            return
-        if is_positive:
+        if is_positive and (self.is_eager or self._refusal is None):
             self._taken.append(mailbox.given)
+        if is_positive or self._refusal is not None:
             return
         self._rcpt_refused[mailbox.given] = reply
         self._ledger.refuse((mailbox.given,), reply)
@@ -283,18 +282,26 @@ class Transaction:
 
     def _take_chunk(self, reply: Reply) -> None:
         """The reply to the whole message; without a recipient it means nothing."""
-        if self._refusal is not None or not self._taken:
+        if self._refusal is not None and not reply.is_positive:
+            self._ledger.take_back(recipient.given for recipient in self._recipients)
             return
+        if not self._taken:
+            return
+        # Whatever it refused before: a server that says yes to this has the message.
+        self._refusal = None
         self.take_final(reply)
         # Whether a server that refuses a chunk has read it is not to be relied on.
         self.is_stale |= not reply.is_positive
 
     def _leave_over(self, too_many: Sequence[str]) -> None:
-        self.left_over = (*too_many, *self._rest)
+        self.left_over = self._ledger.left_over = (*too_many, *self._rest)
 
     def _hang_up(self, reply: Reply, command: str) -> None:
-        """The server ends the session: what it has not refused by name was not sent."""
-        if self.is_eager:
+        """The server ends the session: what it has not refused by name was not sent.
+
+        A message that is out already is in doubt as long as a reply to it may come.
+        """
+        if self.is_eager and reply.code == 421:
             self._ledger.take_back(recipient.given for recipient in self._recipients)
         self.is_stale = True
         self._refusal = SMTPServerDisconnected(

@@ -417,3 +417,60 @@ def test_ascii_addresses_do_without_idna(monkeypatch: pytest.MonkeyPatch) -> Non
     assert parse_address("jörg@x.example").ascii is None
     with pytest.raises(ImportError):
         parse_address("a@bücher.example")
+
+
+# ---- without a parser
+
+PLAIN_PIECES = st.sampled_from(
+    [
+        "a",
+        "b.c",
+        "@",
+        "x.example",
+        "<",
+        ">",
+        " ",
+        ",",
+        "Name",
+        "ü",
+        '"',
+        "(c)",
+        ":",
+        ";",
+        "\\",
+        "[",
+        ".",
+    ]
+)
+
+
+@given(st.lists(PLAIN_PIECES, max_size=12).map("".join))
+def test_plain_addresses_are_what_a_parser_makes_of_them(text: str) -> None:
+    def outcome(text: str) -> object:
+        try:
+            return [(mailbox.utf8, mailbox.ascii) for mailbox in parse_list(text)]
+        except ValueError:
+            return "malformed"
+
+    # A comment says nothing, and is nothing plain.
+    assert outcome(text) == outcome(f"(){text}")
+
+
+@given(st.lists(PLAIN_PIECES, max_size=8).map("".join))
+def test_one_plain_address_is_what_a_parser_makes_of_it(text: str) -> None:
+    def outcome(text: str) -> object:
+        try:
+            mailbox = parse_address(text)
+        except ValueError:
+            return "malformed"
+        return mailbox.utf8, mailbox.ascii
+
+    assert outcome(text) == outcome(f"(){text}")
+
+
+def test_a_sender_that_comes_again_is_the_same() -> None:
+    first = parse_sender("Name <a@x.example>")
+    assert parse_sender("Name <a@x.example>") == first
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is not one address"):
+            parse_sender("a b@x.example")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from anysmtp._envelope import Content
 from anysmtp._message import RawContent, message_id_of
+from anysmtp._message import _content as module
+from anysmtp._message._content import WrittenContent
 
 OCTETS = st.lists(
     st.sampled_from([b"\r", b"\n", b"\r\n", b"a", b":", b" ", b".", b"\xc3\xbc", b"To: x"]),
@@ -56,6 +59,48 @@ def test_normalising_is_idempotent(message: bytes) -> None:
     assert (twice.size, twice.is_8bit, twice.is_utf8) == (once.size, once.is_8bit, once.is_utf8)
 
 
+@given(OCTETS, st.integers(1, 7))
+def test_it_does_not_matter_where_chunks_end(message: bytes, size: int) -> None:
+    small = RawContent(message)
+    expected = (whole(small), small.size, small.is_8bit, small.is_utf8, small.header_section())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", size)
+        large = RawContent(message)
+        assert expected == (
+            *(whole(large), large.size, large.is_8bit, large.is_utf8, large.header_section()),
+        )
+
+
+@given(OCTETS, st.sampled_from(["A: b", "A: \udcfc"]), st.sampled_from([1, 2, 3, 5, 1000]))
+def test_what_was_written_is_the_same_in_pieces(body: bytes, field: str, size: int) -> None:
+    pieces = [f"{field}\r\n\r\n", body.decode("ascii", "surrogateescape"), "", "\r\n", "x"]
+    expected = RawContent("".join(pieces).encode("ascii", "surrogateescape"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", size)
+        written = WrittenContent(pieces)
+        chunks = list(written.chunks())
+    assert b"".join(chunks) == whole(expected)
+    assert written.size == expected.size
+    assert (written.is_8bit, written.is_utf8) == (expected.is_8bit, expected.is_utf8)
+    assert written.header_section() == f"{field}\r\n\r\n".encode("ascii", "surrogateescape")
+    assert all(len(chunk) >= size for chunk in chunks[:-1])
+
+
+@pytest.mark.parametrize("text", ["é", "\ud800", "x" * 100_000 + "é"])
+def test_text_that_is_neither_ascii_nor_octets_cannot_be_written(text: str) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        WrittenContent(["\r\n", text])
+
+
+def test_what_was_written_goes_out_in_chunks_of_64_kib() -> None:
+    pieces = ["A: b\r\n\r\n", *(["x" * 1000 + "\n", "--b\r\n"] * 200), "y" * 1_000_000, "z\n"]
+    chunks = list(WrittenContent(pieces).chunks())
+    assert b"".join(chunks) == "".join(pieces).encode().replace(b"\r\n", b"\n").replace(
+        b"\n", b"\r\n"
+    )
+    assert all(64 * 1024 <= len(chunk) <= 2 * 64 * 1024 for chunk in chunks[:-1])
+
+
 @given(st.integers(0, 5), st.integers(-3, 3), st.sampled_from([b"", b"\r\n", b"\n"]))
 def test_chunks_join_to_the_whole_and_none_is_large(count: int, extra: int, end: bytes) -> None:
     message = b"x" * max(0, count * 64 * 1024 + extra) + end
@@ -72,6 +117,18 @@ def test_chunks_join_to_the_whole_and_none_is_large(count: int, extra: int, end:
 def test_clean_octets_are_not_copied() -> None:
     message = b"To: x\r\n\r\ntext\r\n"
     assert next(RawContent(message).chunks()) is message
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b""])
+def test_memory_does_not_grow_with_a_raw_message(end: bytes) -> None:
+    message = (b"x" * 70 + (end or b"\r\n")) * 100_000 + (b"x" if not end else b"")
+    tracemalloc.start()
+    content = RawContent(message)
+    octets = sum(map(len, content.chunks()))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert octets == content.size
+    assert peak < 1024 * 1024 < len(message)
 
 
 @pytest.mark.parametrize("kind", [bytearray, memoryview])
@@ -135,7 +192,7 @@ def test_what_a_server_must_offer(message: str, is_8bit: bool, is_utf8: bool) ->
         (b"A: b\nC: d\n\nE: f\n", b"A: b\r\nC: d\r\n\r\n"),
         (b"A: b\n\tc\nD e: f\n", b"A: b\r\n\tc\r\n"),
         (b"\nA: b\n", b"\r\n"),
-        (b"A: b", b"A: b"),
+        (b"A: b", b"A: b\r\n"),
         (b"A: b\n", b"A: b\r\n"),
         (b"", b""),
     ],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import tracemalloc
 from collections.abc import Callable
 from email.charset import QP, Charset
 from email.header import Header
@@ -405,20 +406,90 @@ def test_an_empty_message_is_written_as_its_blank_line() -> None:
     assert octets(Message()) == b"\r\n"
 
 
+@pytest.mark.parametrize("value", ["b", "b\r\nBcc: c"])
+def test_a_policy_whose_owner_set_how_it_folds_is_looked_at_too(value: str) -> None:
+    def fold_binary(name: str, text: str) -> bytes:
+        return f"{name}: {value}\r\n".encode()
+
+    policy: Any = cast("Any", email.policy.default).clone(fold_binary=fold_binary)
+    message = EmailMessage(policy)
+    message["A"] = "text"
+    if value == "b":
+        assert octets(message) == b"A: b\r\n\r\n"
+    else:
+        with pytest.raises(ValueError, match="out of place in the field 'A'"):
+            serialise(message)
+
+
+# ---- how much memory it takes
+
+
+@pytest.mark.parametrize("cte", ["base64", "8bit", "7bit"])
+def test_memory_does_not_grow_with_the_message(cte: str) -> None:
+    message = EmailMessage()
+    message["Subject"] = "large"
+    message.set_content("text\n")
+    if cte == "base64":
+        message.add_attachment(b"\xff" * 10 * 1024 * 1024, "application", "octet-stream")
+    else:
+        text = "line of text\n" if cte == "7bit" else "Grüße, Grüße\n"
+        message.add_attachment(text * 500_000, cte=cte)
+    tracemalloc.start()
+    content = serialise(message)
+    written = sum(map(len, content.chunks()))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert written == content.size > 6_000_000
+    assert peak < 1024 * 1024
+
+
 # ---- how much work it is
 
 
-def test_the_estimate_counts_payloads_and_counts_header_fields_more() -> None:
+def test_the_estimate_is_the_payload_of_an_ordinary_message() -> None:
     message = EmailMessage()
-    message["To"] = [Address(username=f"a{n}", domain="x.example") for n in range(100)]
-    fields = estimate_size(message)
-    assert fields > 10 * len(message["To"])
-    message.set_content("x" * 1000)
+    message["To"] = "a@x.example"
+    message.set_content("x" * 60)
+    assert estimate_size(message) == 61
     message.add_attachment(b"x" * 30_000, "a", "b")
-    assert 40_000 < estimate_size(message) - fields < 80_000
+    assert estimate_size(message) == 61 + len(cast("Any", message.get_payload(1)).get_payload())
+
+
+def folded() -> Message:
+    return built(To=[Address(username=f"a{n}", domain="x.example") for n in range(100)])
+
+
+def folded_beyond_ascii() -> Message:
+    return built(To=[Address("ü", f"a{n}", "x.example") for n in range(10)])
+
+
+def beyond_ascii() -> Message:
+    return parsed("Subject: x\n\n" + "ü" * 1000)
+
+
+def of_another_class() -> Message:
+    class OwnMessage(Message):
+        def get_payload(self, *args: Any, **kwargs: Any) -> Any:
+            return super().get_payload(*args, **kwargs)
+
+    message = OwnMessage()
+    message.set_payload("x" * 1000)
+    return message
+
+
+@pytest.mark.parametrize("make", [folded, folded_beyond_ascii, beyond_ascii, of_another_class])
+def test_what_takes_longer_is_estimated_to_be_more(make: Callable[[], Message]) -> None:
+    message = make()
+    assert estimate_size(message) > 3 * len(octets(message))
+
+
+@pytest.mark.parametrize("policy", [email.policy.default, email.policy.compat32])
+def test_fields_that_came_folded_take_no_time(policy: Policy[Any]) -> None:
+    assert estimate_size(parsed("References:" + "\n <1@x.example>" * 50 + "\n\n", policy)) == 0
 
 
 def test_the_estimate_takes_what_it_cannot_count() -> None:
     message = Message()
     message["X"] = cast("Any", Header("x"))
+    message.set_payload(cast("Any", 5))
     assert estimate_size(message) == 0

@@ -105,3 +105,22 @@ def test_a_tree_that_is_too_deep_is_refused() -> None:
     message.attach(message)
     with pytest.raises(ValueError, match="nested too deeply"):
         snapshot(message)
+
+
+def test_a_class_that_says_how_it_is_copied_is_copied_like_that() -> None:
+    class Counted(EmailMessage):
+        copies = 0
+
+        def __copy__(self) -> Counted:
+            copied = Counted()
+            copied.__dict__.update(self.__dict__)
+            copied.copies = self.copies + 1
+            return copied
+
+    message = Counted()
+    message["Subject"] = "x"
+    copied = snapshot(message)
+    assert isinstance(copied, Counted)
+    assert (copied.copies, copied["Subject"]) == (1, "x")
+    del copied["Subject"]
+    assert message["Subject"] == "x"

@@ -51,6 +51,8 @@ def test_no_control_character_gets_through(road: str) -> None:
         ),
         (_commands.rcpt("ä@x"), "RCPT TO:<ä@x>\r\n".encode(), "RCPT"),
         (_commands.rcpt("b@x", ["NOTIFY=NEVER"]), b"RCPT TO:<b@x> NOTIFY=NEVER\r\n", "RCPT"),
+        (_commands.bdat(86, is_last=False), b"BDAT 86\r\n", "BDAT"),
+        (_commands.bdat(0, is_last=True), b"BDAT 0 LAST\r\n", "BDAT LAST"),
         (_commands.with_argument("HELP"), b"HELP\r\n", "HELP"),
         (_commands.with_argument("VRFY", "b c"), b"VRFY b c\r\n", "VRFY"),
         (_commands.auth("PLAIN", "AGEAYg=="), b"AUTH PLAIN AGEAYg==\r\n", "AUTH"),
@@ -134,6 +136,7 @@ def test_a_secret_is_not_shown(command: Command, shown: str) -> None:
         (_commands.auth("PLAIN", None), "AUTH PLAIN"),
         (_commands.RSET, "RSET"),
         (_commands.mail("a@x"), "MAIL FROM:<a@x>"),
+        (_commands.bdat(86, is_last=True), "BDAT 86 LAST"),
         (Command("xclient a"), "xclient a"),
     ],
 )

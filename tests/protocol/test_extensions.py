@@ -43,7 +43,9 @@ def test_it_is_a_mapping_of_keywords_in_any_case() -> None:
 def test_nothing_offered_is_nothing(extensions: Extensions) -> None:
     assert dict(extensions) == {}
     assert (extensions.size, extensions.auth, extensions.oddities) == (None, (), ())
+    assert extensions.limits == {}
     assert not extensions.pipelining
+    assert not extensions.chunking
     assert not extensions.eight_bit_mime
     assert not extensions.smtputf8
     assert not extensions.starttls
@@ -52,6 +54,7 @@ def test_nothing_offered_is_nothing(extensions: Extensions) -> None:
 
 def test_properties_say_what_keywords_mean() -> None:
     assert POSTFIX.pipelining
+    assert POSTFIX.chunking
     assert POSTFIX.eight_bit_mime
     assert POSTFIX.smtputf8
     assert POSTFIX.starttls
@@ -99,6 +102,35 @@ def test_a_size_is_a_number_that_limits(line: str, size: int | None) -> None:
 )
 def test_mechanisms_come_in_the_servers_order(lines: list[str], auth: tuple[str, ...]) -> None:
     assert offered(*lines).auth == auth
+
+
+@pytest.mark.parametrize(
+    ("line", "limits"),
+    [
+        ("LIMITS RCPTMAX=100", {"RCPTMAX": 100}),
+        (
+            "limits MAILMAX=5 RcptMax=9999999999 RCPTDOMAINMAX=1",
+            {"MAILMAX": 5, "RCPTMAX": 9999999999, "RCPTDOMAINMAX": 1},
+        ),
+        ("LIMITS RCPTMAX=007", {"RCPTMAX": 7}),
+        ("LIMITS X-Y_Z9=3", {"X-Y_Z9": 3}),
+        ("LIMITS", {}),
+        ("LIMITS RCPTMAX", {}),
+        ("LIMITS RCPTMAX=", {}),
+        ("LIMITS RCPTMAX=0", {}),
+        ("LIMITS RCPTMAX=000", {}),
+        ("LIMITS RCPTMAX=-1", {}),
+        ("LIMITS RCPTMAX=many MAILMAX=2", {"MAILMAX": 2}),
+        ("LIMITS RCPTMAX=\u0661", {}),
+        ("LIMITS RCPTMAX = 1", {}),
+        ("LIMITS 9X=1 =1", {}),
+        ("LIMITS RCPTMAX=10000000000", {}),
+        pytest.param("LIMITS RCPTMAX=" + "9" * 5000, {}, id="LIMITS RCPTMAX=9..."),
+        ("LIMITS RCPTMAX=1 RCPTMAX=2", {"RCPTMAX": 2}),
+    ],
+)
+def test_limits_are_numbers_above_0(line: str, limits: dict[str, int]) -> None:
+    assert offered(line).limits == limits
 
 
 @pytest.mark.parametrize("line", ["", " ", " PIPELINING", "-X", "8BIT_MIME", "\udcff", "ä"])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from anysmtp._protocol import _commands
 from anysmtp._protocol._commands import Command
 from anysmtp._protocol._session import Awaited, Session
+from anysmtp._protocol._states import READS_CHUNKS_AS_COMMANDS
 from anysmtp._reply import Reply
 from anysmtp.errors import SMTPProtocolError
 
 MAIL = _commands.mail("a@x")
 RCPT = _commands.rcpt("b@x")
 EHLO = _commands.ehlo("me.example")
+CHUNK = _commands.bdat(10, is_last=False)
+LAST_CHUNK = _commands.bdat(10, is_last=True)
 
 
 def ready(*extensions: str) -> Session:
@@ -33,10 +38,16 @@ def talk(session: Session, command: Command, reply: str) -> Awaited:
     return awaited
 
 
-def in_body() -> Session:
+def in_rcpt() -> Session:
     session = ready()
-    for command, reply in ((MAIL, "250"), (RCPT, "250"), (_commands.DATA, "354")):
-        talk(session, command, reply)
+    for command in (MAIL, RCPT):
+        talk(session, command, "250")
+    return session
+
+
+def in_body() -> Session:
+    session = in_rcpt()
+    talk(session, _commands.DATA, "354")
     return session
 
 
@@ -70,6 +81,18 @@ def test_a_sink_is_told_in_the_step_that_reads_the_reply() -> None:
     assert told == []
     answer(session, "250 ok")
     assert told == [Reply(250, "ok")]
+
+
+def test_a_reply_is_shown_as_it_came() -> None:
+    assert talk(ready(), _commands.NOOP, "250-first\n250 second").shown() == [
+        *("250-first", "250 second"),
+    ]
+
+
+def test_a_challenge_is_not_shown() -> None:
+    session = ready()
+    assert talk(session, _commands.AUTH, "334 c2VjcmV0").shown() == ["334 ***"]
+    assert talk(session, _commands.auth_response(""), "535 no").shown() == ["535 no"]
 
 
 def test_the_greeting_is_the_first_reply() -> None:
@@ -267,3 +290,225 @@ def test_a_reset_does_not_end_the_transaction_that_was_opened_behind_it() -> Non
     for reply in ("250", "250", "550", "554"):
         answer(session, reply)
     assert session.may_have_transaction
+
+
+# Those who wait
+
+
+def test_those_who_wait_are_named_in_the_order_of_the_replies() -> None:
+    session = ready()
+    for command, owner in ((_commands.RSET, None), (MAIL, "a"), (RCPT, "a"), (RCPT, "b")):
+        session.send(command, owner=owner)
+    assert [*session.owners] == ["a", "a", "b"]
+    assert session.awaits == 4
+    assert (session.head and session.head.owner) is None
+    assert (session.last and session.last.owner) == "b"
+    for _ in range(2):
+        answer(session, "250")
+    assert [*session.owners] == ["a", "b"]
+    assert (session.head and session.head.owner) == "a"
+
+
+def test_what_is_forsaken_is_read_for_those_behind_it() -> None:
+    session = ready()
+    told: list[tuple[str, int]] = []
+
+    def sink(name: str) -> Callable[[Reply], None]:
+        return lambda reply: told.append((name, reply.code))
+
+    for command, owner in ((MAIL, "a"), (RCPT, "a"), (_commands.RSET, "b")):
+        session.send(command, sink(owner), owner)
+    session.forsake("a")
+    assert [*session.owners] == ["b"]
+    assert session.awaits == 3
+    session.receive(b"250\r\n550\r\n250\r\n")
+    while session.next_reply():
+        pass
+    # The ledger of the one who has gone is told all the same.
+    assert told == [("a", 250), ("a", 550), ("b", 250)]
+    assert session.is_quiet
+
+
+def test_nobody_waits_where_nothing_was_sent() -> None:
+    session = ready()
+    assert ([*session.owners], session.awaits) == ([], 0)
+    assert (session.head, session.last) == (None, None)
+    session.forsake("a")
+
+
+@pytest.mark.parametrize(
+    ("commands", "is_possible"),
+    [
+        ([], True),
+        ([_commands.NOOP], True),
+        ([EHLO], True),
+        ([_commands.RSET, MAIL, RCPT], True),
+        ([MAIL, RCPT, LAST_CHUNK], True),
+        ([MAIL, RCPT, _commands.DATA], False),
+        ([_commands.AUTH], False),
+        ([_commands.STARTTLS], False),
+        ([_commands.QUIT], False),
+    ],
+    ids=str,
+)
+def test_a_session_can_be_followed_if_no_reply_asks_for_more(
+    commands: list[Command], is_possible: bool
+) -> None:
+    session = ready()
+    for command in commands:
+        session.send(command)
+    assert session.can_be_followed is is_possible
+
+
+def test_a_session_cannot_be_followed_inside_a_message() -> None:
+    session = in_body()
+    seen = [session.can_be_followed]
+    end = session.begin_body(lambda reply: None, "a")
+    assert [*session.owners] == ["a"]
+    seen.append(session.can_be_followed)
+    end.written = True
+    assert [*seen, session.can_be_followed] == [False, False, True]
+
+
+def test_a_session_cannot_be_followed_inside_a_login() -> None:
+    session = ready()
+    talk(session, _commands.AUTH, "334 ")
+    assert not session.can_be_followed
+
+
+@pytest.mark.parametrize(
+    ("offers", "command", "is_possible"),
+    [
+        ("PIPELINING", None, True),
+        ("8BITMIME", None, True),
+        ("PIPELINING", MAIL, True),
+        ("8BITMIME", MAIL, False),
+        ("PIPELINING", _commands.NOOP, False),
+    ],
+)
+def test_another_command_may_follow_at_once_where_the_server_and_the_table_let_it(
+    offers: str, command: Command | None, is_possible: bool
+) -> None:
+    session = ready(offers)
+    if command is not None:
+        session.send(command)
+    assert session.may_be_followed_now is is_possible
+
+
+def test_it_is_known_how_much_of_messages_is_unanswered() -> None:
+    session = ready()
+    for number, size in enumerate((100, 20, 3)):
+        for command in (*([_commands.RSET] if number else []), MAIL, RCPT):
+            session.send(command)
+        session.send(LAST_CHUNK, octets=size)
+    seen = [session.unanswered]
+    while session.awaits:
+        answer(session, "250")
+        if session.unanswered != seen[-1]:
+            seen.append(session.unanswered)
+    assert seen == [123, 23, 3, 0]
+
+
+def test_a_breach_is_blamed_on_what_was_next_in_line() -> None:
+    session = ready()
+    session.send(MAIL, owner="a")
+    session.send(RCPT, owner="b")
+    session.receive(b"250 ok\r\nwhat?\r\n")
+    assert session.next_reply() is not None
+    with pytest.raises(SMTPProtocolError):
+        session.next_reply()
+    assert (session.blamed and session.blamed.owner) == "b"
+
+
+def test_a_reply_to_no_command_is_blamed_on_nobody() -> None:
+    session = ready()
+    with pytest.raises(SMTPProtocolError):
+        answer(session, "250 ok")
+    assert session.blamed is None
+
+
+# Chunks
+
+
+def test_a_message_in_one_chunk_ends_its_transaction() -> None:
+    session = in_rcpt()
+    talk(session, LAST_CHUNK, "250 queued")
+    assert session.phase == "ready"
+    assert not session.may_have_transaction
+
+
+def test_a_message_in_several_chunks_is_in_chunks_in_between() -> None:
+    session = in_rcpt()
+    seen: list[tuple[str, bool]] = []
+    for chunk in (CHUNK, CHUNK, _commands.bdat(0, is_last=True)):
+        talk(session, chunk, "250 ok")
+        seen.append((session.phase, session.may_have_transaction))
+    assert seen == [("chunks", True), ("chunks", True), ("ready", False)]
+
+
+def test_several_transactions_may_be_on_their_way_at_once() -> None:
+    session = ready()
+    for _ in range(3):
+        for command in (_commands.RSET, MAIL, RCPT, LAST_CHUNK):
+            session.send(command)
+    for left in range(11, -1, -1):
+        assert session.may_have_transaction
+        answer(session, "250")
+        assert session.awaits == left
+    assert not session.may_have_transaction
+    assert session.is_quiet
+
+
+@pytest.mark.parametrize("code", [450, 451, 452, 550, 554])
+def test_a_refused_chunk_was_read(code: int) -> None:
+    session = in_rcpt()
+    talk(session, LAST_CHUNK, f"{code} no")
+    assert not session.out_of_step
+    assert session.phase == "rcpt"
+    assert session.may_have_transaction
+    talk(session, _commands.RSET, "250")
+
+
+@pytest.mark.parametrize("command", [CHUNK, LAST_CHUNK])
+@pytest.mark.parametrize("code", sorted(READS_CHUNKS_AS_COMMANDS))
+def test_behind_a_chunk_that_may_have_been_read_as_commands_nothing_is_believed(
+    code: int, command: Command
+) -> None:
+    session = in_rcpt()
+    session.send(command)
+    session.send(_commands.RSET)
+    session.receive(f"{code} what?\r\n250 the second line of the message\r\n".encode())
+    assert session.next_reply() is not None
+    assert session.out_of_step
+    assert session.next_reply() is None
+    assert session.awaits == 1
+
+
+def test_so_it_is_in_the_middle_of_a_message() -> None:
+    session = in_rcpt()
+    talk(session, CHUNK, "250")
+    talk(session, CHUNK, "552 too much")
+    assert session.out_of_step
+
+
+@pytest.mark.parametrize("refused", [MAIL, RCPT])
+def test_a_chunk_that_nobody_could_have_was_read(refused: Command) -> None:
+    """A server that takes no recipient says 503 to the chunk for that reason."""
+    session = ready()
+    for command in (MAIL, RCPT, LAST_CHUNK, _commands.RSET):
+        session.send(command)
+    for command in (MAIL, RCPT):
+        answer(session, "550 no" if command is refused else "250 ok")
+    answer(session, "503 no recipients")
+    assert not session.out_of_step
+    assert answer(session, "250 reset") is not None
+    assert session.is_quiet
+
+
+def test_a_chunk_that_is_taken_for_nobody_leaves_no_transaction() -> None:
+    session = ready()
+    for command in (MAIL, RCPT, LAST_CHUNK):
+        session.send(command)
+    for reply in ("250 ok", "550 no", "250 strange"):
+        answer(session, reply)
+    session.send(MAIL)

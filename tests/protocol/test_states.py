@@ -11,12 +11,15 @@ from anysmtp._protocol._commands import Command
 from anysmtp._protocol._session import Session
 from anysmtp._protocol._states import (
     ALWAYS_REACHED,
+    ASKS_FOR_MORE,
     CHALLENGED,
+    CHUNKS,
     DEFAULT_SUCCESS,
     ENDS_TRANSACTION,
     MAY_BE_FOLLOWED,
     NEXT,
     OPENS_TRANSACTION,
+    READS_CHUNKS_AS_COMMANDS,
     SUCCESS,
     VERBS,
     Phase,
@@ -35,6 +38,10 @@ WAYS: dict[Phase, list[tuple[str, str]]] = {
     "body": [
         *(("", "220 hello"), ("EHLO", "250 hello"), ("MAIL", "250 ok"), ("RCPT", "250 ok")),
         ("DATA", "354 go"),
+    ],
+    "chunks": [
+        *(("", "220 hello"), ("EHLO", "250 hello"), ("MAIL", "250 ok"), ("RCPT", "250 ok")),
+        ("BDAT", "250 ok"),
     ],
     "auth": [("", "220 hello"), ("EHLO", "250 hello"), ("AUTH", "334 ")],
     "closed": [("", "220 hello"), ("QUIT", "221 bye")],
@@ -131,8 +138,24 @@ def test_nothing_is_sent_before_the_greeting() -> None:
 def test_the_tables_speak_of_the_same_things() -> None:
     assert set(NEXT) == set(PHASES)
     assert {phase for row in NEXT.values() for phase in row.values()} <= set(PHASES)
-    mentioned = {*SUCCESS, *ALWAYS_REACHED, *CHALLENGED, *MAY_BE_FOLLOWED}
+    mentioned = {*SUCCESS, *ALWAYS_REACHED, *CHALLENGED, *MAY_BE_FOLLOWED, *ASKS_FOR_MORE, *CHUNKS}
     assert mentioned | OPENS_TRANSACTION | ENDS_TRANSACTION <= VERBS
+    assert set(ALWAYS_REACHED.values()) <= set(PHASES)
+
+
+def test_what_asks_for_more_is_the_last_of_its_flight() -> None:
+    assert ASKS_FOR_MORE.isdisjoint(MAY_BE_FOLLOWED)
+    assert CHALLENGED <= ASKS_FOR_MORE
+
+
+def test_chunks_may_be_followed_and_only_refusals_may_have_been_read_as_commands() -> None:
+    assert CHUNKS <= MAY_BE_FOLLOWED
+    assert all(500 <= code < 600 for code in READS_CHUNKS_AS_COMMANDS)
+
+
+@pytest.mark.parametrize("verb", sorted(ALWAYS_REACHED))
+def test_where_a_yes_always_leads_it_leads_from_where_the_table_has_it(verb: str) -> None:
+    assert {row[verb] for row in NEXT.values() if verb in row} == {ALWAYS_REACHED[verb]}
 
 
 def test_every_phase_can_be_reached() -> None:
@@ -150,6 +173,9 @@ def test_every_phase_can_be_reached() -> None:
         ("greeted", {"EHLO", "HELO", "NOOP", "HELP", "VRFY", "EXPN", "RSET", "QUIT"}),
         ("mail", {"EHLO", "NOOP", "RSET", "QUIT", "RCPT"}),
         ("rcpt", {"EHLO", "NOOP", "RSET", "QUIT", "RCPT", "DATA"}),
+        # RFC 3030 section 2: one chunk or several, and RSET gives them up.
+        ("rcpt", {"BDAT", "BDAT LAST"}),
+        ("chunks", {"BDAT", "BDAT LAST", "RSET", "EHLO", "NOOP", "QUIT"}),
     ],
 )
 def test_the_standards_order_is_possible(phase: Phase, verbs: set[str]) -> None:
@@ -166,6 +192,12 @@ def test_the_standards_order_is_possible(phase: Phase, verbs: set[str]) -> None:
         ("mail", "AUTH"),  # RFC 4954 section 4: not during a transaction
         ("rcpt", "AUTH"),
         ("mail", "STARTTLS"),
+        ("mail", "BDAT LAST"),  # RFC 3030 section 2: no chunk without a recipient
+        ("chunks", "DATA"),  # and not DATA and BDAT in one transaction
+        ("chunks", "RCPT"),
+        ("chunks", "MAIL"),
+        ("chunks", "STARTTLS"),
+        ("body", "BDAT"),
         ("body", "QUIT"),
         ("auth", "NOOP"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,9 +16,16 @@ from anysmtp._envelope import Content, Job, Mailbox, Receipt
 from anysmtp._protocol import _commands
 from anysmtp._protocol._extensions import Extensions
 from anysmtp._protocol._session import Session
-from anysmtp._protocol._transaction import MAX_FLIGHT, PATIENCE, Transaction, needs_downgrade
+from anysmtp._protocol._transaction import (
+    EAGER_SIZE,
+    MAX_FLIGHT,
+    PATIENCE,
+    Transaction,
+    needs_downgrade,
+)
 from anysmtp._reply import Reply
 from anysmtp.errors import (
+    SMTPAuthenticationError,
     SMTPDataError,
     SMTPException,
     SMTPMessageTooLarge,
@@ -58,7 +65,7 @@ class Lost(Exception):
 class Conversation:
     """A transaction that is run through a session, as a channel runs it.
 
-    ``offers`` are the server's EHLO keywords. ``answer`` says what it answers to a command; it may
+    ``offers`` are the server's EHLO lines. ``answer`` says what it answers to a command; it may
     raise Lost. With ``early`` the reply to the message comes while that is still going out.
     """
 
@@ -67,24 +74,27 @@ class Conversation:
         job: Job,
         answer: Callable[[str], str],
         *,
-        offers: str = "PIPELINING",
+        offers: str | Sequence[str] = "PIPELINING",
         early: bool = False,
         reset_first: bool = False,
         **options: Any,
     ) -> None:
         self.session = Session()
-        self._answer = server({}, offers)
+        self._answer = server({}, [offers] if isinstance(offers, str) else offers)
         self._said: set[Reply] = set()
         self._early = early
+        self._keys = {path: r.given for r in job.recipients for path in (r.utf8, r.ascii)}
+        self._taken: list[str] = []
         self._handed_over: tuple[str, ...] = ()
         self._final: Reply | None = None
         self.flights: list[list[str]] = []
         self.ledger = Ledger()
-        self._hear("greeting")
+        self._pair("greeting")
         self.session.send(_commands.ehlo("me"))
-        self._hear("EHLO")
+        self._pair("EHLO")
         self._answer = answer
         self.ledger.start(recipient.given for recipient in job.recipients)
+        self.ledger.server, self.ledger.message_id = "h:25", job.message_id
         self.transaction = Transaction(
             job,
             job.content,
@@ -95,11 +105,14 @@ class Conversation:
         )
 
     def run(self) -> None:
-        while flight := self.transaction.flight():
-            self.flights.append([command.shown for command in flight])
-            for command in flight:
-                self.session.send(command, self.transaction.take)
-            for command in flight:
+        transaction = self.transaction
+        while flight := transaction.flight():
+            self.flights.append([command.shown for command, _ in flight])
+            for command, sink in flight:
+                self.session.send(command, sink)
+            if transaction.is_eager:
+                self._hand_over()
+            for command, _ in flight:
                 self._hear(command.shown)
         if self.session.goodbye is None:
             self._finish()
@@ -113,80 +126,117 @@ class Conversation:
             **{key: (o, None) for o in unsure for key in self.ledger.keys(o)},
         }
 
+    @property
+    def left_over(self) -> tuple[str, ...]:
+        """Those for whom another transaction is needed, where the next one looks for them."""
+        return self.ledger.left_over
+
     def result(self) -> Receipt | SMTPException:
         try:
-            return self.transaction.result("h:25")
+            self.transaction.result()
         except SMTPException as error:
             return error
+        return self.ledger.receipt_now()
 
     def _finish(self) -> None:
         if self.transaction.end == "message":
             end = self.session.begin_body(self._take_final)
             if not self._early:
                 end.written = True
-                self.transaction.hand_over()
-                self._handed_over = self.ledger.keys("in_doubt")
-                assert self._handed_over
+                self._hand_over()
             self._check()
             self._hear(".")
         elif self.transaction.end == "lone dot":
+            self._taken.clear()
             self.session.begin_body(lambda reply: None).written = True
             self._hear(".")
+
+    def _hand_over(self) -> None:
+        self.transaction.hand_over()
+        self._handed_over = self.ledger.keys("in_doubt")
+        assert self._handed_over
 
     def _take_final(self, reply: Reply) -> None:
         self._final = reply
         self.transaction.take_final(reply)
 
     def _hear(self, command: str) -> None:
+        reply = self._pair(command)
+        self._said.add(reply)
+        if command.startswith("RCPT"):
+            self._taken += [self._keys[_path(command)]] if reply.is_positive else []
+        elif command.startswith("BDAT"):
+            self._final = reply
+        self._check()
+
+    def _pair(self, command: str) -> Reply:
         self.session.receive(f"{self._answer(command)}\r\n".encode())
         awaited = self.session.next_reply()
         assert awaited is not None
         assert awaited.reply is not None
-        self._said.add(awaited.reply)
-        self._check()
+        return awaited.reply
 
     def _check(self) -> None:
-        """The ledger says nothing that the server has not said."""
+        """The ledger says nothing that the server has not said, and whoever has it is in it."""
         accepted, refused = self.ledger.replies("accepted"), self.ledger.replies("refused")
+        in_doubt = self.ledger.keys("in_doubt")
         assert all(reply.code >= 400 and reply in self._said for reply in refused.values())
         assert all(reply is self._final for reply in accepted.values())
+        assert set(accepted) <= set(self._taken)
         if self._final is None:
-            assert self.ledger.keys("in_doubt") == self._handed_over
             assert accepted == {}
-        else:
-            said = accepted if self._final.is_positive else refused
-            assert all(said[key] is self._final for key in self._handed_over)
-            assert self.ledger.keys("in_doubt") == ()
+            assert set(in_doubt) <= set(self._handed_over)
+            assert self.transaction.is_eager or in_doubt == self._handed_over
+            return
+        assert in_doubt == ()
+        if self._final.is_positive:
+            assert set(accepted) == set(self._taken)
+        elif not self.transaction.is_eager:
+            assert all(refused[key] is self._final for key in self._handed_over)
 
 
-def server(codes: Mapping[str, int], offers: str = "") -> Callable[[str], str]:
+def _path(command: str) -> str:
+    """What a command has between its angle brackets."""
+    return command.partition("<")[2].partition(">")[0]
+
+
+def server(codes: Mapping[str, int | str], offers: Sequence[str] = ()) -> Callable[[str], str]:
     """A server that answers to the commands that start so with these codes, else with yes."""
 
     def answer(command: str) -> str:
         if command == "EHLO":
-            return "\r\n250-".join(["250-x", *offers.split()]) + "\r\n250 X"
+            return "\r\n250-".join(["250-x", *offers]) + "\r\n250 X"
         found = [code for start, code in codes.items() if command.startswith(start)]
         default = 354 if command == "DATA" else 250
-        return f"{found[0] if found else default} to {command}"
+        reply = found[0] if found else default
+        return reply if isinstance(reply, str) else f"{reply} to {command}"
 
     return answer
 
 
-def talk(job: Job, codes: Mapping[str, int] | None = None, **options: Any) -> Conversation:
+def talk(job: Job, codes: Mapping[str, int | str] | None = None, **options: Any) -> Conversation:
     conversation = Conversation(job, server(codes or {}), **options)
     conversation.run()
     return conversation
 
 
 MAIL, B, C = "MAIL FROM:<a@x>", "RCPT TO:<b@x>", "RCPT TO:<c@x>"
+BDAT = "BDAT 100 LAST"
+EAGER: dict[str, Any] = {"pipelining": "eager", "offers": ["PIPELINING", "CHUNKING"]}
 
 
 @pytest.mark.parametrize(
     ("options", "flights"),
     [
         ({"offers": "X"}, [[MAIL], [B], [C], ["DATA"]]),
-        ({"pipelining": False}, [[MAIL], [B], [C], ["DATA"]]),
+        ({"pipelining": "off"}, [[MAIL], [B], [C], ["DATA"]]),
         ({}, [[MAIL, B, C, "DATA"]]),
+        ({"pipelining": "eager"}, [[MAIL, B, C, "DATA"]]),
+        ({"pipelining": "eager", "offers": "CHUNKING"}, [[MAIL], [B], [C], ["DATA"]]),
+        ({**EAGER, "pipelining": "auto"}, [[MAIL, B, C, "DATA"]]),
+        (EAGER, [[MAIL, B, C, BDAT]]),
+        ({**EAGER, "reset_first": True}, [["RSET", MAIL, B, C, BDAT]]),
+        ({**EAGER, "refused_in_a_row": PATIENCE}, [[MAIL, B, C], ["DATA"]]),
         ({"refused_in_a_row": PATIENCE - 1}, [[MAIL, B, C, "DATA"]]),
         ({"refused_in_a_row": PATIENCE}, [[MAIL, B, C], ["DATA"]]),
         ({"reset_first": True}, [["RSET", MAIL, B, C, "DATA"]]),
@@ -211,10 +261,11 @@ def test_flights_are_as_long_as_they_may_be(
         ({"MAIL": 550}, [[MAIL, B, C]]),
     ],
 )
+@pytest.mark.parametrize("options", [{}, EAGER], ids=["auto", "eager"])
 def test_all_or_nobody_waits_for_the_envelope(
-    codes: dict[str, int], flights: list[list[str]]
+    codes: dict[str, int], flights: list[list[str]], options: dict[str, Any]
 ) -> None:
-    assert talk(job(require_all=True), codes).flights == flights
+    assert talk(job(require_all=True), codes, **options).flights == flights
 
 
 @pytest.mark.parametrize(
@@ -418,13 +469,309 @@ def test_a_refusal_may_come_before_the_message_is_out(final: int) -> None:
     assert isinstance(conversation.result(), SMTPDataError)
 
 
+# Eager: the message is in the flight of its envelope
+
+
+@pytest.mark.parametrize(
+    ("size", "recipients", "is_eager"),
+    [
+        (EAGER_SIZE, 1, True),
+        (EAGER_SIZE + 1, 1, False),
+        (100, MAX_FLIGHT - 3, True),
+        (100, MAX_FLIGHT - 2, False),
+    ],
+)
+def test_a_message_leaves_with_its_envelope_if_both_are_small(
+    size: int, recipients: int, is_eager: bool
+) -> None:
+    message = job(*(f"{number}@x" for number in range(recipients)), content=Octets(size))
+    conversation = talk(message, reset_first=True, **EAGER)
+    assert conversation.transaction.is_eager is is_eager
+    assert conversation.flights[-1][-1] == (f"BDAT {size} LAST" if is_eager else "DATA")
+    assert len(conversation.flights[0]) <= MAX_FLIGHT
+    assert len(conversation.ledger.replies("accepted")) == recipients
+
+
+def as_servers_do(mail: int, rcpt: tuple[int, int], final: int) -> dict[str, int]:
+    """These codes, but 503 to what makes no sense behind a refusal, and nothing new behind 421."""
+    codes = [mail, *rcpt, final]
+    if mail != 250:
+        codes[1:] = [503] * 3
+    elif 250 not in rcpt:
+        codes[-1] = 503
+    if 421 in codes:
+        last = codes.index(421)
+        codes[last:] = [421] * len(codes[last:])
+    return dict(zip(("MAIL", B, C, "BDAT"), codes, strict=True))
+
+
+@pytest.mark.parametrize("mail", MAIL_CODES)
+def test_every_combination_of_refusals_of_an_eager_message(mail: int) -> None:
+    for b, c, final in itertools.product(RCPT_CODES, RCPT_CODES, FINAL_CODES):
+        codes = as_servers_do(mail, (b, c), final)
+        facts, kind = expected(mail, (b, c), 354, final, require_all=False)
+        conversation = talk(job(), codes, **EAGER)
+        assert conversation.facts() == facts, codes
+        assert type(conversation.result()) is kind, codes
+        assert conversation.transaction.end == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("replies", "in_doubt", "refused"),
+    [
+        ([], ["b@x", "c@x"], []),
+        (["250"], ["b@x", "c@x"], []),
+        (["250", "250"], ["b@x", "c@x"], []),
+        (["250", "550"], ["c@x"], ["b@x"]),
+        (["250", "250", "450"], ["b@x"], ["c@x"]),
+        (["250", "550", "550"], [], ["b@x", "c@x"]),
+        (["550"], [], ["b@x", "c@x"]),
+    ],
+)
+def test_an_eager_message_is_in_doubt_until_a_reply_makes_it_better(
+    replies: list[str], in_doubt: list[str], refused: list[str]
+) -> None:
+    coming = iter(replies)
+
+    def answer(command: str) -> str:
+        for reply in coming:
+            return reply
+        raise Lost
+
+    conversation = Conversation(job(), answer, **EAGER)
+    with pytest.raises(Lost):
+        conversation.run()
+    assert [*conversation.ledger.keys("in_doubt")] == in_doubt
+    assert [*conversation.ledger.replies("refused")] == refused
+
+
+@pytest.mark.parametrize("where", ["RSET", "MAIL", B, C])
+def test_a_server_that_ends_the_session_before_an_eager_message_has_not_taken_it(
+    where: str,
+) -> None:
+    told = False
+
+    def answer(command: str) -> str:
+        nonlocal told
+        if told:
+            raise Lost
+        told = command.startswith(where)
+        return "421 good-bye" if told else "250 ok"
+
+    conversation = Conversation(job(), answer, reset_first=True, **EAGER)
+    with pytest.raises(Lost):
+        conversation.run()
+    assert conversation.ledger.keys("in_doubt") == ()
+    refused = {B: ["b@x"], C: ["c@x"]}.get(where, [])
+    assert [*conversation.ledger.replies("refused")] == refused
+    transaction = conversation.transaction
+    assert transaction.has_hung_up
+    assert transaction.is_stale
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        {"RSET": 554},
+        {"RSET": 421},
+        {"RSET": 500, "MAIL": 503},
+        {"MAIL": 421},
+        {"MAIL": 550},
+        {C: 421},
+    ],
+    ids=str,
+)
+def test_whoever_says_yes_to_an_eager_message_has_it(codes: dict[str, int]) -> None:
+    """Whatever it refused in front of that: to send again would be to send twice."""
+    conversation = talk(job(), codes, reset_first=True, **EAGER)
+    assert conversation.facts()["b@x"] == ("accepted", 250)
+    receipt = conversation.result()
+    assert isinstance(receipt, Receipt)
+    assert receipt.reply.text == f"to {BDAT}"
+
+
+@pytest.mark.parametrize(
+    ("codes", "is_stale"),
+    [
+        ({}, False),
+        ({B: 550}, False),
+        ({"BDAT": 451}, True),
+        ({"BDAT": 552}, True),
+        ({"BDAT": 421}, True),
+        # Nobody was to have it: the refusal of the chunk is about that.
+        ({"RCPT": 550, "BDAT": 503}, False),
+        ({"MAIL": 550, "RCPT": 503, "BDAT": 503}, False),
+    ],
+)
+def test_a_connection_is_of_no_further_use_after_a_refused_chunk(
+    codes: dict[str, int], is_stale: bool
+) -> None:
+    assert talk(job(), codes, **EAGER).transaction.is_stale is is_stale
+
+
+def test_an_eager_message_for_nobody_is_refused_by_the_envelope() -> None:
+    conversation = talk(job(), {"RCPT": 550, "BDAT": 250}, **EAGER)
+    assert set(conversation.facts().values()) == {("refused", 550)}
+    assert isinstance(conversation.result(), SMTPRecipientsRefused)
+    assert conversation.transaction.took_nobody
+
+
+# A login that is missing
+
+
+@pytest.mark.parametrize(
+    ("offers", "code", "kind"),
+    [
+        (["PIPELINING"], 530, SMTPAuthenticationError),
+        (["PIPELINING"], 535, SMTPAuthenticationError),
+        # RFC 3207 section 4: there it says "Must issue a STARTTLS command first".
+        (["PIPELINING", "STARTTLS"], 530, SMTPSenderRefused),
+        (["PIPELINING", "STARTTLS"], 535, SMTPAuthenticationError),
+    ],
+)
+def test_a_server_may_want_a_login_before_mail(offers: list[str], code: int, kind: type) -> None:
+    conversation = talk(job(), {"MAIL": code, "RCPT": 503, "DATA": 503}, offers=offers)
+    assert type(conversation.result()) is kind
+    assert set(conversation.facts().values()) == {("refused", code)}
+    assert conversation.transaction.is_stale is (kind is SMTPAuthenticationError)
+
+
+# More recipients than one transaction takes
+
+
+@pytest.mark.parametrize(
+    ("limits", "recipients", "asked", "rest"),
+    [
+        ("RCPTMAX=2", ["1@x", "2@x", "3@x", "4@x"], ["1@x", "2@x"], ["3@x", "4@x"]),
+        ("RCPTMAX=2", ["1@x", "2@x"], ["1@x", "2@x"], []),
+        ("RCPTMAX=1", ["1@x", "2@x"], ["1@x"], ["2@x"]),
+        ("MAILMAX=1", ["1@x", "2@y"], ["1@x", "2@y"], []),
+        ("RCPTDOMAINMAX=1", ["1@x", "2@y", "3@X"], ["1@x", "3@X"], ["2@y"]),
+        (
+            "RCPTDOMAINMAX=2",
+            ["1@x", "2@y", "3@z", "4@y", "5@w", "6@x"],
+            ["1@x", "2@y", "4@y", "6@x"],
+            ["3@z", "5@w"],
+        ),
+        ("RCPTDOMAINMAX=1", ["postmaster", "1@x"], ["postmaster"], ["1@x"]),
+        (
+            "RCPTMAX=2 RCPTDOMAINMAX=1",
+            ["1@x", "2@y", "3@x", "4@x"],
+            ["1@x", "3@x"],
+            ["2@y", "4@x"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"pipelining": "eager"}], ids=["auto", "eager"])
+def test_a_transaction_has_as_many_recipients_as_the_server_says(
+    limits: str, recipients: list[str], asked: list[str], rest: list[str], options: dict[str, Any]
+) -> None:
+    offers = ["PIPELINING", "CHUNKING", f"LIMITS {limits}"]
+    conversation = talk(job(*recipients), offers=offers, **options)
+    assert conversation.flights[0][1:-1] == [f"RCPT TO:<{key}>" for key in asked]
+    assert [*conversation.ledger.replies("accepted")] == asked
+    assert [*conversation.ledger.keys("not_sent")] == rest
+    assert [*conversation.left_over] == rest
+
+
+def test_all_or_nobody_needs_one_transaction() -> None:
+    offers = "LIMITS RCPTMAX=2"
+    assert isinstance(talk(job(require_all=True), offers=offers).result(), Receipt)
+    with pytest.raises(SMTPNotSupported, match="takes 2 of the 3 recipients in one transaction"):
+        talk(job("1@x", "2@x", "3@x", require_all=True), offers=offers)
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_too_many"),
+    [
+        (452, True),
+        ("452 4.5.3 too many", True),
+        ("452 4.2.2 over quota", False),
+        (552, True),
+        ("552 5.5.3 too many", True),
+        ("552 5.2.2 over quota", False),
+        (450, False),
+        (451, False),
+        (550, False),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"offers": "X"}, EAGER], ids=["auto", "off", "eager"])
+def test_whom_the_server_has_no_room_for_is_left_over(
+    reply: int | str, is_too_many: bool, options: dict[str, Any]
+) -> None:
+    conversation = talk(job("b@x", "c@x", "d@x"), {C: reply}, **options)
+    assert conversation.left_over == (("c@x",) if is_too_many else ())
+    # Until another transaction has come to something better, it is refused.
+    code = int(str(reply)[:3])
+    assert conversation.facts()["c@x"] == ("refused", code)
+    assert conversation.facts()["d@x"] == ("accepted", 250)
+
+
+def test_those_without_room_come_before_those_who_were_not_asked_for() -> None:
+    offers = ["PIPELINING", "LIMITS RCPTMAX=3"]
+    to = job("b@x", "c@x", "d@x", "e@x")
+    conversation = talk(to, {C: 452}, offers=offers)
+    assert conversation.left_over == ("c@x", "e@x")
+
+
+def test_in_front_of_those_who_were_taken_452_is_a_refusal() -> None:
+    """It was not because of those before it, for there are none."""
+    conversation = talk(job(), {B: 452})
+    assert conversation.left_over == ()
+    assert conversation.facts() == {"b@x": ("refused", 452), "c@x": ("accepted", 250)}
+
+
+@pytest.mark.parametrize("codes", [{".": 554}, {".": 452}, {"DATA": 554}, {"DATA": 421}], ids=str)
+def test_if_the_message_was_not_taken_nobody_is_left_over(codes: dict[str, int]) -> None:
+    conversation = talk(job(), {C: 452, **codes})
+    assert conversation.left_over == ()
+    assert conversation.facts()["c@x"] == ("refused", 452)
+
+
+LIMITED: dict[str, Any] = {"offers": ["PIPELINING", "CHUNKING", "LIMITS RCPTMAX=1"]}
+
+
+@pytest.mark.parametrize(
+    ("codes", "options", "kind"),
+    [
+        ({"MAIL": 550, "RCPT": 503, "DATA": 503}, {}, SMTPSenderRefused),
+        ({"DATA": 550}, {}, SMTPDataError),
+        ({".": 550}, {}, SMTPDataError),
+        ({"BDAT": 550}, {"pipelining": "eager"}, SMTPDataError),
+    ],
+)
+def test_a_refusal_of_the_message_holds_for_the_rest(
+    codes: dict[str, int], options: dict[str, Any], kind: type
+) -> None:
+    conversation = talk(job(), codes, **LIMITED, **options)
+    assert conversation.facts() == {"b@x": ("refused", 550), "c@x": ("refused", 550)}
+    assert conversation.left_over == ()
+    assert type(conversation.result()) is kind
+
+
+@pytest.mark.parametrize("pipelining", ["auto", "eager"])
+def test_a_refusal_of_recipients_does_not_hold_for_the_rest(pipelining: str) -> None:
+    codes = {"RCPT": 550, "DATA": 554, "BDAT": 554}
+    conversation = talk(job(), codes, pipelining=pipelining, **LIMITED)
+    assert isinstance(conversation.result(), SMTPRecipientsRefused)
+    assert conversation.facts() == {"b@x": ("refused", 550), "c@x": ("not_sent", None)}
+    assert conversation.left_over == ("c@x",)
+
+
+def test_a_good_bye_leaves_the_rest_unsent_and_not_left_over() -> None:
+    conversation = talk(job(), {"RCPT": 421}, **LIMITED)
+    assert isinstance(conversation.result(), SMTPServerDisconnected)
+    assert conversation.facts() == {"b@x": ("refused", 421), "c@x": ("not_sent", None)}
+    assert conversation.left_over == ()
+
+
 # The parameters of MAIL
 
 
 def mail_line(job: Job, *offers: str) -> str:
     extensions = Extensions(Reply(250, ["x", *offers]))
     transaction = Transaction(job, job.content, extensions, Ledger(), reset_first=False)
-    [command] = transaction.flight()
+    [(command, _)] = transaction.flight()
     return command.shown.removeprefix("MAIL FROM:")
 
 
@@ -490,7 +837,7 @@ IDN = Mailbox("Bob <b@bücher.example>", "b@bücher.example", "b@xn--bcher-kva.e
 )
 def test_domains_are_written_as_the_transaction_allows(sender: str, lines: list[str]) -> None:
     plain = job(sender=mailbox(sender), recipients=(IDN,), rcpt_options=("NOTIFY=NEVER",))
-    conversation = talk(plain, offers="PIPELINING SMTPUTF8")
+    conversation = talk(plain, offers=["PIPELINING", "SMTPUTF8"])
     assert conversation.flights[0][1:-1] == lines
     assert conversation.facts() == {IDN.given: ("accepted", 250)}
 
@@ -511,7 +858,8 @@ CODES = st.sampled_from([200, 250, 251, 334, 354, 421, 450, 452, 500, 503, 550, 
 @given(
     codes=st.lists(CODES, max_size=14),
     recipients=st.integers(1, 5) | st.just(MAX_FLIGHT),
-    offers=st.sampled_from(["PIPELINING", "X"]),
+    offers=st.lists(st.sampled_from(["PIPELINING", "CHUNKING", "LIMITS RCPTMAX=2"]), unique=True),
+    pipelining=st.sampled_from(["auto", "eager", "off"]),
     require_all=st.booleans(),
     early=st.booleans(),
     reset_first=st.booleans(),
@@ -530,10 +878,12 @@ def test_whatever_is_answered_the_ledger_tells_the_truth(
 
     to = [f"{number}@x" for number in range(recipients)]
     envelope = job(*to, require_all=require_all)
-    conversation = Conversation(envelope, answer, **options)
     try:
+        conversation = Conversation(envelope, answer, **options)
         conversation.run()
-    except (Lost, SMTPProtocolError):
+    except (Lost, SMTPProtocolError, SMTPNotSupported):
+        return
+    if conversation.session.out_of_step:
         return
     result = conversation.result()
     assert isinstance(result, Receipt) is bool(conversation.ledger.replies("accepted"))

@@ -122,12 +122,15 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def compare(session: nox.Session) -> None:
-    """Count the round trips of a message, beside smtplib's and aiosmtplib's."""
-    install_wheel(session, "trio,demo,cli", *group("test"), *group("compare"))
-    script = ROOT / "tests" / "benchmarks" / "round_trips.py"
+def bench(session: nox.Session) -> None:
+    """Measure anysmtp beside its peers (-- --help), or see where its time goes (-- profile)."""
+    install_wheel(session, "trio,demo", *group("bench"))
+    command, *arguments = session.posargs or [""]
+    module = "benchmarks.profile" if command == "profile" else "benchmarks"
+    given = arguments if command == "profile" else session.posargs
+    environment = {"PYTHONPATH": str(ROOT / "tests"), "BENCHMARK_FOLDER": session.invoked_from}
     with session.chdir(temporary_folder(session)):
-        session.run("python", str(script), env={"PYTHONPATH": str(ROOT / "tests")})
+        session.run("python", "-m", module, *given, env=environment)
 
 
 @nox.session
@@ -141,7 +144,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy and pyright, for the oldest and the newest Python; and that the API is fully typed."""
-    install_wheel(session, "trio,demo,cli", *group("test"), *group("compare"), *group("types"))
+    install_wheel(session, "trio,demo,cli", *group("test"), *group("bench"), *group("types"))
     for python in (PYTHONS[0], PYTHONS[-1]):
         session.run("mypy", "--python-version", python)
         session.run("pyright", "--pythonversion", python)

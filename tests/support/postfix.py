@@ -5,6 +5,8 @@ and mail are in the folder, so any number of these run side by side. No mail lea
 for `DOMAIN` is refused, and whatever the server itself would send on, an error message for one,
 bounces without having looked anything up.
 
+With `discard` the mail for `DOMAIN` goes nowhere, as fast as Postfix can: that is for measuring.
+
 Ports, by name: ``plain`` (no TLS), ``submission`` (STARTTLS, then login required), ``smtps``
 (implicit TLS, login required), ``clear`` (login in clear text, with the old ``AUTH=`` line too),
 ``limits`` (3 recipients, 100000 octets, 3 seconds of patience), ``bare`` (no EHLO keyword).
@@ -130,6 +132,7 @@ error     unix  - - n - - error
 retry     unix  - - n - - error
 virtual   unix  - n n - - virtual
 anvil     unix  - - n - 1 anvil
+discard   unix  - - n - - discard
 tlsmgr    unix  - - n 1000? 1 tlsmgr
 postlog   unix-dgram n - n - 1 postlogd
 """
@@ -193,21 +196,33 @@ class Stored:
 
 
 class Postfix:
-    """A context manager: the server runs inside it. See the module for what it is like."""
+    """A context manager: the server runs inside it. See the module for what it is like.
 
-    def __init__(self, server_file: Path, users: Mapping[str, str]) -> None:
+    Its own folder is made in `parent`, or where temporary folders are.
+    """
+
+    def __init__(
+        self,
+        server_file: Path,
+        users: Mapping[str, str],
+        *,
+        discard: bool = False,
+        parent: Path | None = None,
+    ) -> None:
         self.host = HOST
         self.ports: dict[str, int] = {}
         self.users = dict(users)
         """Names and passwords."""
         self._server_file = server_file
+        self._main_cf = _MAIN_CF + ("virtual_transport = discard:\n" if discard else "")
+        self._parent = parent
         self._counter = itertools.count(1)
         self._read: dict[Path, Stored] = {}
 
     def __enter__(self) -> Postfix:
         # Not pytest's folder for temporary files: only its owner can enter that, and most of
         # Postfix does not run as root.
-        self.folder = Path(tempfile.mkdtemp(prefix="anysmtp-postfix-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="anysmtp-postfix-", dir=self._parent))
         try:
             self._make_folders()
             self._start()
@@ -288,7 +303,7 @@ class Postfix:
         for name, table in _TABLES.items():
             (etc / name).write_text(table)
         (etc / "sasl" / "smtpd.conf").write_text(_SASL_CONF.format(**values))
-        (etc / "main.cf").write_text(_MAIN_CF.format(**values))
+        (etc / "main.cf").write_text(self._main_cf.format(**values))
         services = "".join(self._service(name).format(**values) for name in PORTS)
         (etc / "master.cf").write_text(services + _MASTER_CF)
         self._add_users(etc / "sasl" / "sasldb2")

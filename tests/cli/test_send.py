@@ -356,7 +356,10 @@ def test_the_dialogue_is_shown_with_timings_and_without_secrets(
     assert f"{server} > AUTH PLAIN ***" in said
     assert f"connected to {server} (TLSv1.3)" in said
     assert f"{server} < 250 2.0.0 OK" in said
-    assert said[-1] == f"{server} < 221 Bye"
+    assert said[-2:] == [
+        f"{server} < 221 Bye",
+        f"connection to {server} ended: the session was ended with QUIT",
+    ]
 
 
 def test_without_v_there_is_no_dialogue(aiosmtpd_plain: AiosmtpdServer) -> None:

@@ -35,7 +35,9 @@ python_use_unqualified_type_names = True
 # Type variables, and what autodoc shows as it stands in the source, which nobody can import.
 nitpick_ignore = [
     ("py:class", "K"),
+    ("py:class", "anysmtp._client.K"),
     ("py:class", "anysmtp._delivery.K"),
+    ("py:class", "anysmtp._envelope.K"),
     ("py:class", "Message"),
 ]
 if os.environ.get("ANYSMTP_DOCS_ONLINE"):

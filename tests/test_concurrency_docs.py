@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import pytest
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint
 
+import anysmtp
 from anysmtp import (
     SMTP,
     Delivery,
@@ -169,23 +170,33 @@ def test_the_loop_has_ten_lines() -> None:
     assert len(loop.splitlines()) <= 10
 
 
+async def run_loop(seed: int) -> tuple[ScriptedServer, Delivery[None]]:
+    """The loop with what this seed brings; the server, when all has ended, and the result."""
+    namespace = defined_by(LOOP)
+
+    def sleep(_: float) -> Awaitable[None]:
+        return checkpoint()
+
+    async with anyio.create_task_group() as group:
+        chance = Chance(seed, group)
+        namespace["anyio"] = SimpleNamespace(sleep=sleep, move_on_after=chance.move_on_after)
+        server = ScriptedServer(script=chance.answer)
+        async with server:
+            async with on_memory(server) as smtp:
+                message = email(To=", ".join(RECIPIENTS))
+                delivery: Delivery[None] = await namespace["send_patiently"](smtp, message)
+            # What the server has read of a message whose sender is gone, it has by now.
+            await server.wait_closed()
+        group.cancel_scope.cancel()
+        return server, delivery
+    raise AssertionError("a return is not swallowed")
+
+
 @pytest.mark.anyio
 async def test_the_loop_sends_to_nobody_twice() -> None:
     outcomes = set[str | None]()
     for seed in range(RUNS):
-        async with anyio.create_task_group() as group:
-            chance = Chance(seed, group)
-            namespace = defined_by(LOOP)
-            namespace["anyio"] = SimpleNamespace(
-                sleep=lambda _: checkpoint(), move_on_after=chance.move_on_after
-            )
-            async with ScriptedServer(script=chance.answer) as server:
-                async with on_memory(server) as smtp:
-                    message = email(To=", ".join(RECIPIENTS))
-                    delivery: Delivery[None] = await namespace["send_patiently"](smtp, message)
-                # What the server has read of a message whose sender is gone, it has by now.
-                await server.wait_closed()
-            group.cancel_scope.cancel()
+        server, delivery = await run_loop(seed)
         outcomes.add(delivery.outcome)
         stored = server.deliveries()
         for recipient in RECIPIENTS:
@@ -225,7 +236,7 @@ async def test_a_source_that_ends_when_it_is_told_leaves_no_message_unknown() ->
 
 
 @asynccontextmanager
-async def started(app: Any) -> AsyncIterator[None]:
+async def started(app: Any) -> AsyncGenerator[None]:
     """The application's lifespan in a task of its own, as servers have it."""
 
     async def live(*, task_status: TaskStatus[Callable[[], None]]) -> None:
@@ -246,10 +257,11 @@ async def test_the_web_application_takes_requests_from_many_tasks() -> None:
     codes = dict[str, int]()
     script: dict[str, Answer] = {"RCPT TO:<n3@": "550 no", "RCPT TO:<n4@": "450 later"}
     async with ScriptedServer(script=script) as server:
-        namespace["anysmtp"] = SimpleNamespace(
-            **{name: namespace["anysmtp"].__dict__[name] for name in ("Delivery", "SMTPException")},
-            SMTP=lambda hostname: on_memory(server, limits=Limits()),
-        )
+
+        def client(hostname: str) -> SMTP:
+            return on_memory(server, limits=Limits())
+
+        namespace["anysmtp"] = SimpleNamespace(**{**vars(anysmtp), "SMTP": client})
         app = namespace["app"]
         transport = httpx.ASGITransport(app=app)
 

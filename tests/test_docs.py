@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
+import inspect
 import io
 import logging
 import os
@@ -48,6 +49,7 @@ import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from anyio.abc import ByteStream, SocketAttribute
 
+import anysmtp
 from support.aiosmtpd_server import AiosmtpdServer
 from support.script import DROP, Act
 from support.scripted import DEFAULT_KEYWORDS
@@ -160,7 +162,7 @@ class Server(AiosmtpdServer):
 class Relay(ThreadedServer):
     """A server for messages to whom something happens: see docs/concurrency.rst.
 
-    - ``nobody@`` is refused, after a third of a second;
+    - ``nobody@`` is refused, after half a second;
     - the answer for ``slow@`` comes after a second;
     - the connection is closed in place of the answer for ``crash@``.
     """
@@ -174,7 +176,7 @@ class Relay(ThreadedServer):
         connection = anyio.get_current_task().id
         if verb == "RCPT":
             name = self._recipients[connection] = rest.partition("<")[2].partition("@")[0]
-            return Act("550 5.1.1 no such user", late=0.3) if name == "NOBODY" else None
+            return Act("550 5.1.1 no such user", late=0.5) if name == "NOBODY" else None
         if verb == "." or rest.endswith("LAST"):
             return {"SLOW": Act(late=1), "CRASH": DROP}.get(self._recipients[connection])
         return None
@@ -458,6 +460,23 @@ def test_a_command_names_what_there_is(block: Block) -> None:
         captions = [program.caption for program in PROGRAMS if program.page == block.page]
         assert words[0] == "python"
         assert words[1] in captions
+
+
+@pytest.mark.parametrize("module", [anysmtp, anysmtp.events], ids=lambda module: module.__name__)
+def test_the_reference_has_every_public_name(module: Any) -> None:
+    pages = [(ROOT / "docs" / f"{name}.rst").read_text("utf-8") for name in ("api", "errors")]
+    entry = re.compile(r"^\.\. (?:auto(?:class|exception|function)|py:type):: (\w+)", re.MULTILINE)
+    found = {name for page in pages for name in entry.findall(page)}
+    objects = {name for name in module.__all__ if not inspect.ismodule(getattr(module, name))}
+    assert objects - {"__version__"} <= found
+
+
+def test_the_layers_have_every_room() -> None:
+    page = (ROOT / "docs" / "design.rst").read_text("utf-8")
+    table = page[page.index("   * - level") : page.index("A message has one road")]
+    package = Path(anysmtp.__path__[0])
+    rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert rooms - {"__init__", "__pycache__"} <= {*re.findall(r"``(\w+)``", table)}
 
 
 @pytest.mark.skipif(not CI.exists(), reason="a source distribution does not have it")

@@ -1,8 +1,9 @@
 """References in signatures lead to the names that users import.
 
 autodoc writes a type as the module has it that defines it, ``anysmtp._reply.Reply``, or as it
-stands in the source where it cannot be evaluated, ``Reply``. The pages document what ``anysmtp``
-and ``anysmtp.sasl`` export, so a reference that finds nothing is tried again under those.
+stands in the source where it cannot be evaluated, ``Reply``. The pages document what ``anysmtp``,
+``anysmtp.events`` and ``anysmtp.sasl`` export, so a reference that finds nothing is tried again
+under those.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 import anysmtp
-from anysmtp import sasl
+from anysmtp import events, sasl
 
 PUBLIC = {
     **{name: f"anysmtp.sasl.{name}" for name in sasl.__all__},
+    **{name: f"anysmtp.events.{name}" for name in events.__all__},
     **{name: f"anysmtp.{name}" for name in anysmtp.__all__},
 }
 

@@ -40,12 +40,10 @@ class Pace:
     async def begin(self) -> bool:
         """Begin a message as soon as one may; whether that took waiting."""
         async with self._line:
-            has_waited = False
-            while delay := self._rate.delay(anyio.current_time()):
-                has_waited = True
-                await anyio.sleep(delay)
+            delay = self._rate.delay(anyio.current_time())
+            await anyio.sleep(delay)
             self._rate.begin(anyio.current_time())
-            return has_waited
+            return delay > 0
 
     def begin_now(self) -> bool:
         """Begin a message if one may now, and nobody waits."""

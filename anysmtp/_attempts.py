@@ -82,9 +82,9 @@ class Attempts:
 
     __slots__ = (
         "_asked",
-        "_before",
         "_error",
         "_groups",
+        "_keys",
         "_ledger",
         "_retry",
         "_tries",
@@ -101,7 +101,7 @@ class Attempts:
         self._whole = job
         self._ledger = ledger
         self._retry = retry
-        self._before = len(ledger.keys("accepted"))
+        self._keys = frozenset(recipient.given for recipient in job.recipients)
         self._tries = 1
         self._groups = 1
         self._error: SMTPException | None = None
@@ -142,15 +142,15 @@ class Attempts:
         """
         error = self._error
         if error is not None:
-            accepted = len(self._ledger.keys("accepted")) - self._before
-            if not accepted or not isinstance(error, _REFUSALS):
+            is_accepted = self._ledger.is_any("accepted", self._keys)
+            if not is_accepted or not isinstance(error, _REFUSALS):
                 raise self._of_all_groups(error)
         return self._ledger.receipt_now()
 
     def _may_try_again(self, error: SMTPException | None) -> bool:
         if self._retry is None or self._tries >= self._retry.attempts or is_final(error):
             return False
-        return bool(self._ledger.retry_keys()) and not self._ledger.keys("in_doubt")
+        return bool(self._ledger.retry_keys()) and not self._ledger.is_any("in_doubt", self._keys)
 
     def _narrow(self, keys: tuple[str, ...], delay: float) -> None:
         chosen = frozenset(keys)

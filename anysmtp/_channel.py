@@ -27,6 +27,7 @@ nothing was written and nothing is torn.
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
@@ -58,6 +59,10 @@ _UNFINISHED = "a conversation was not finished"
 _SHIELDED_WRITE = 2.0
 
 
+class WornOut(SMTPServerDisconnected):
+    """Nothing was sent: the connection is not good enough for another message."""
+
+
 class Body:
     """A message on its way out, and whom to tell how it goes."""
 
@@ -82,13 +87,23 @@ class Body:
         """Called with the number of octets of each chunk that was written."""
 
 
+class _Written:
+    """Whether a write has left as a whole, which its end alone does not say."""
+
+    __slots__ = ("is_done",)
+
+    def __init__(self) -> None:
+        self.is_done = False
+
+
 class _Waiting:
     """A task that waits for a reply which another one may read."""
 
-    __slots__ = ("news", "until")
+    __slots__ = ("news", "turn", "until")
 
-    def __init__(self, until: Awaited) -> None:
+    def __init__(self, until: Awaited, turn: Turn) -> None:
         self.until = until
+        self.turn = turn
         self.news: anyio.Event | None = None
 
     async def wait(self) -> None:
@@ -145,7 +160,7 @@ class Channel:
     @property
     def is_worn(self) -> bool:
         """Whether no other message is to be sent here, although the session is in order."""
-        return self.is_stale or self.messages == self.max_messages
+        return self.is_stale or self.messages >= (self.max_messages or math.inf)
 
     @property
     def is_reusable(self) -> bool:
@@ -175,7 +190,7 @@ class Channel:
         is_behind = self.is_owed_to_others(turn)
         awaited = [self.post(command, turn, sink) for command in commands]
         await self.write(b"".join([command.line for command in commands]), is_behind=is_behind)
-        await self.wait(awaited[-1])
+        await self.wait(awaited[-1], turn)
         if self.session.broken is not None:
             # The server has said more than it was asked.
             raise self._reason(turn)
@@ -197,17 +212,15 @@ class Channel:
     async def read_up_to(self, awaited: Awaited, turn: Turn) -> None:
         """Wait for another one's reply, or for one that nobody else waits for."""
         awaited.owner = awaited.owner or turn
-        self._time()
-        await self.wait(awaited)
+        await self.wait(awaited, turn)
 
     async def read_greeting(self, clock: Clock) -> Reply:
         """Read the reply that a session starts with."""
         self.check_open()
         awaited = self.session.head
         assert awaited is not None
-        awaited.owner = self._speaker(clock)
-        self._time()
-        await self.wait(awaited)
+        awaited.owner = turn = self._speaker(clock)
+        await self.wait(awaited, turn)
         assert awaited.reply is not None
         return awaited.reply
 
@@ -233,37 +246,40 @@ class Channel:
 
         ``is_behind``: others have replies in front of it, and it is small.
         """
+        written = _Written()
         try:
             await self._begin_writing()
             try:
                 if is_behind:
-                    await self._send_shielded(data)
+                    await self._send_shielded(data, written)
                 else:
                     await self._send(data)
             finally:
                 self._end_writing()
         except BaseException:
-            await self.break_off("a write was interrupted")
+            if not written.is_done:
+                await self.break_off("a write was interrupted")
             raise
 
-    async def wait(self, until: Awaited) -> None:
-        """Read, or let another task read, until this reply is there."""
-        owner = until.owner
-        waiting = _Waiting(until)
+    async def wait(self, until: Awaited, turn: Turn) -> None:
+        """Read, or let another task read, until this reply is there; ``turn`` is who waits."""
+        waiting = _Waiting(until, turn)
         self._waiting.append(waiting)
+        self._time()
         try:
             while until.reply is None:
                 if self.session.broken is not None:
-                    raise self._reason(owner)
+                    raise self._reason(turn)
                 if self._is_read:
                     await waiting.wait()
                 else:
                     await self._read()
         except BaseException:
-            await self._give_up(owner)
+            await self._give_up(turn, waiting)
             raise
         finally:
-            self._waiting.remove(waiting)
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
             if not self._is_read and self._waiting:
                 self._waiting[0].wake()
         if self._closing is not None:
@@ -284,9 +300,10 @@ class Channel:
             await self._send_long(body, end, turn, take_along=take_along)
             return
         wire = b"".join([*map(DotStuffer().stuff, body.chunks), END])
-        await self.write(wire + self._end(body, end, turn, take_along=take_along))
+        flights = self._end(body, end, turn, take_along=take_along)
+        await self.write(wire + flights, is_behind=self._is_anybody_aboard(flights, turn))
         body.progress(body.size)
-        await self.wait(end)
+        await self.wait(end, turn)
 
     async def encrypt(self, context: ssl.SSLContext) -> None:
         """Put TLS on the stream, after the server's 220 to STARTTLS (RFC 3207 section 4)."""
@@ -318,9 +335,13 @@ class Channel:
         self._break(reason)
         await _connect.close(self.link)
 
+    def drop(self, reason: str) -> None:
+        """It is not needed any more: send nothing, and close it next."""
+        self._break(reason, is_lost=False)
+
     async def close(self, reason: str) -> None:
         """It is not needed any more: close the stream at once."""
-        self._break(reason, is_lost=False)
+        self.drop(reason)
         await _connect.close(self.link)
 
     def check_open(self) -> None:
@@ -330,9 +351,17 @@ class Channel:
                 self.session.broken or self._closing or "the server closed the connection"
             )
 
-    def worn_out(self) -> SMTPServerDisconnected:
-        """For a message that came when the last one had begun."""
-        return self._disconnected("the connection takes no other message")
+    def worn_out(self) -> WornOut:
+        """For a message that has to go over another connection."""
+        return WornOut(
+            "the connection takes no other message",
+            server=self.link.server,
+            connection_closed=True,
+        )
+
+    def retire(self, reason: str) -> None:
+        """Send nothing any more; it is closed once those who wait have their replies."""
+        self._closing = self._closing or reason
 
     def is_owed_to_others(self, turn: Turn) -> bool:
         """Whether somebody else waits for a reply."""
@@ -363,6 +392,10 @@ class Channel:
         finally:
             turns.pass_on()
 
+    def _is_anybody_aboard(self, flights: bytes, turn: Turn) -> bool:
+        """Whether a write has the whole of somebody else's message in it."""
+        return bool(flights) and self.session.unanswered > 0 and self.is_owed_to_others(turn)
+
     def _speaker(self, clock: Clock) -> Turn:
         """Who holds the turn, by this clock from here on."""
         turn = self.turns.holder
@@ -385,11 +418,11 @@ class Channel:
         the reason that the caller should see, not that the connection was lost.
         """
         failures: list[SMTPException] = []
-        is_written = False
+        written = _Written()
 
         async def listen() -> None:
             try:
-                await self.wait(end)
+                await self.wait(end, turn)
             except SMTPException as error:
                 failures.append(error)
             if not (end.written and end.succeeded):
@@ -400,24 +433,25 @@ class Channel:
             async with UngroupedTasks() as group:
                 group.start_soon(listen)
                 try:
-                    await self._write_pieces(body, end, turn, take_along=take_along)
-                    is_written = True
+                    await self._write_pieces(body, end, turn, written, take_along=take_along)
                 except SMTPException as error:
                     failures.append(error)
                     group.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
         except BaseException:
-            await self.break_off("the writing of a message was interrupted")
+            # Once it is out, its reply is like any other that is not waited for.
+            if not written.is_done:
+                await self.break_off("the writing of a message was interrupted")
             raise
-        if failures or not is_written:
+        if failures or not written.is_done:
             await self.break_off("a message was not written to its end")
         if end.reply is None:
             if failures:
                 raise failures[0]
             # The listener was cancelled, and so is this task, which has not come to feel it.
-            await self.wait(end)
+            await self.wait(end, turn)
 
     async def _write_pieces(
-        self, body: Body, end: Awaited, turn: Turn, *, take_along: bool
+        self, body: Body, end: Awaited, turn: Turn, written: _Written, *, take_along: bool
     ) -> None:
         """Write a message; its last piece and its end leave together."""
         stuff, clock = DotStuffer().stuff, turn.clock
@@ -434,7 +468,12 @@ class Channel:
             assert behind is not None
             await checkpoint_if_cancelled()
             last = stuff(behind) + END
-            await self._send(last + self._end(body, end, turn, take_along=take_along))
+            flights = self._end(body, end, turn, take_along=take_along)
+            if self._is_anybody_aboard(flights, turn):
+                await self._send_shielded(last + flights, written)
+            else:
+                await self._send(last + flights)
+                written.is_done = True
             body.progress(len(behind))
         finally:
             self._end_writing()
@@ -458,11 +497,29 @@ class Channel:
         except STREAM_ERRORS as error:
             raise self._lost(error) from error
 
-    async def _send_shielded(self, data: bytes) -> None:
-        with anyio.move_on_after(_SHIELDED_WRITE, shield=True):
-            await self._send(data)
-            return
-        raise self._disconnected("the server reads nothing")
+    async def _send_shielded(self, data: bytes, written: _Written) -> None:
+        """Write to the end though the caller is cancelled, unless that takes too long then."""
+        shield, done = anyio.CancelScope(shield=True), anyio.Event()
+        failures: list[SMTPException] = []
+
+        async def send() -> None:
+            with shield:
+                try:
+                    await self._send(data)
+                    written.is_done = True
+                except SMTPException as error:
+                    failures.append(error)
+            done.set()
+
+        async with UngroupedTasks() as group:
+            group.start_soon(send)
+            try:
+                await done.wait()
+            except BaseException:
+                shield.deadline = anyio.current_time() + _SHIELDED_WRITE
+                raise
+        if failures:
+            raise failures[0]
 
     async def _read(self) -> None:
         """Read once, for everybody who waits."""
@@ -503,13 +560,14 @@ class Channel:
         self._time()
         return True
 
-    async def _give_up(self, owner: object) -> None:
-        """The owner of some replies waits for them no more."""
+    async def _give_up(self, turn: Turn, waiting: _Waiting) -> None:
+        """One who waits does so no more: nobody reads his replies for him."""
         session = self.session
         if session.broken is not None:
             return
-        session.forsake(owner)
-        if isinstance(owner, Turn) and owner.clock is not None and owner.clock.has_expired:
+        session.forsake(turn)
+        self._waiting.remove(waiting)
+        if turn.clock is not None and turn.clock.has_expired:
             await self.break_off("a reply did not come in time")
             return
         last = session.last
@@ -566,21 +624,26 @@ class Channel:
         return failure
 
     def _time(self) -> None:
-        """Start the clock for the reply that is next in line.
+        """Start the clock for the reply that is next in line, and only that clock.
 
         For one that nobody waits for, the clock of the first one behind it.
         """
         head = self.session.head
         if head is None or not head.written:
             return
-        owner = head.owner or next(self.session.owners, None)
-        self._is_timed_for_nobody = owner is None
-        if head is self._timed and owner is self._timed_for:
+        turn = head.owner or next(self.session.owners, None) or self._first_waiting()
+        self._is_timed_for_nobody = turn is None
+        if (head is self._timed and turn is self._timed_for) or not isinstance(turn, Turn):
             return
-        if not isinstance(owner, Turn) or owner.clock is None:
-            return
-        self._timed, self._timed_for = head, owner
-        owner.clock.start(seconds_for(self.timeouts, head.command.verb), head.command.shown)
+        last, self._timed, self._timed_for = self._timed_for, head, turn
+        if last is not None and last.clock is not None and last.clock is not turn.clock:
+            last.clock.stop()
+        if turn.clock is not None:
+            seconds = seconds_for(self.timeouts, head.command.verb)
+            turn.clock.start(seconds, head.command.shown)
+
+    def _first_waiting(self) -> Turn | None:
+        return self._waiting[0].turn if self._waiting else None
 
     def _trace(self, direction: str, lines: Iterable[str]) -> None:
         if _wire.isEnabledFor(logging.DEBUG):

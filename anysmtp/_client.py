@@ -173,11 +173,11 @@ class SMTP(BaseMailer):
             await self._abort()
 
     async def __aenter__(self) -> Self:
+        await lowlevel.checkpoint()
         self._life.check_open()
         if self._life.state != "new":
             raise RuntimeError("the client is entered already")
         self._life.state = "open"
-        await lowlevel.checkpoint()
         return self
 
     async def __aexit__(
@@ -234,9 +234,11 @@ class SMTP(BaseMailer):
                 await sending.deliver(channel, turn)
         except SMTPException as error:
             may_repeat = again is None or not again.is_last
-            more = leases.again_after(error, ledger, claim, turn, is_stale=sending.is_stale)
-            if may_repeat and more is not None:
-                return more
+            if may_repeat:
+                is_stale = sending.is_stale
+                more = leases.again_after(error, job, ledger, claim, turn, is_stale=is_stale)
+                if more is not None:
+                    return more
             raise
         else:
             leases.pool.took_message(anyio.current_time())

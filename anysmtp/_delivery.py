@@ -52,6 +52,7 @@ class Ledger:
         "_facts",
         "bytes_sent",
         "bytes_total",
+        "epoch",
         "error",
         "finals",
         "left_over",
@@ -63,6 +64,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.phase: Phase = "waiting"
+        self.epoch = 0
+        """Counts the attempts and their ends: a transaction of an earlier one is late."""
         self.bytes_sent = 0
         self.bytes_total: int | None = None
         self.message_id: str | None = None
@@ -97,6 +100,7 @@ class Ledger:
 
     def again(self, recipients: Iterable[str]) -> None:
         """These recipients will be asked for in another transaction of the same send."""
+        self.epoch += 1
         self.phase = "waiting"
         self.bytes_sent = 0
         self.left_over = ()
@@ -120,9 +124,7 @@ class Ledger:
 
     def take_back(self, recipients: Iterable[str]) -> None:
         """The server said, before it had taken the message, that it would not."""
-        for key in recipients:
-            if self._facts[key][0] == "in_doubt":
-                self._facts[key] = _NOT_SENT
+        self.learn(recipients, *_NOT_SENT)
 
     def receipt_now(self) -> Receipt:
         """What the transactions of this send have come to; there was one at least."""
@@ -135,7 +137,14 @@ class Ledger:
             server=self.server,
         )
 
+    def learn(self, recipients: Iterable[str], outcome: Outcome, reply: Reply | None) -> None:
+        """A reply that comes after the end of its send ends a doubt, and changes nothing else."""
+        for key in recipients:
+            if self._facts[key][0] == "in_doubt":
+                self._facts[key] = (outcome, reply)
+
     def finish(self, end: Receipt | BaseException) -> None:
+        self.epoch += 1
         self.phase = "done"
         if isinstance(end, Receipt):
             self.receipt = end
@@ -149,6 +158,10 @@ class Ledger:
     def keys(self, outcome: Outcome) -> tuple[str, ...]:
         """The recipients of which this is known."""
         return tuple(key for key, (o, _) in self._facts.items() if o == outcome)
+
+    def is_any(self, outcome: Outcome, recipients: Iterable[str]) -> bool:
+        """Whether this is known of any of these."""
+        return any(self._facts.get(key, _NOT_SENT)[0] == outcome for key in recipients)
 
     def retry_keys(self) -> tuple[str, ...]:
         """Whom another attempt may reach; nobody if all cannot be reached and all must be."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +25,10 @@ import anyio
 from anyio import to_thread
 
 from . import _connect, _dialogue
-from ._channel import Channel
+from ._channel import Channel, WornOut
 from ._clock import Clock
 from ._delivery import Ledger
+from ._envelope import Job
 from ._establish import establish
 from ._lifecycle import Call, Lifecycle
 from ._monitor import Monitor
@@ -111,6 +112,7 @@ class Leases:
         self._life = life
         self.monitor = Monitor(life.server, settings.observer)
         self._tls_context = settings.tls_context
+        self._loading = anyio.Lock()
         self.pace = None if limits.rate is None else Pace(limits.rate)
         """Who may begin a message when."""
         self._login_failures = 0
@@ -131,8 +133,8 @@ class Leases:
         Or one on which the passenger is under way already.
         """
         pool = self.pool
-        for channel in pool.expired(anyio.current_time()):
-            await channel.close("the connection was idle for too long")
+        if expired := pool.expired(anyio.current_time()):
+            await close_all(expired, "the connection was idle for too long")
         call.clock.stop()
         failures = self._login_failures
         claim = pool.claim(
@@ -179,6 +181,7 @@ class Leases:
     def again_after(
         self,
         error: SMTPException,
+        job: Job,
         ledger: Ledger,
         claim: Claim[Channel],
         turn: Turn,
@@ -191,8 +194,10 @@ class Leases:
         """
         channel = claim.connection
         assert channel is not None
-        if ledger.keys("in_doubt"):
+        if ledger.is_any("in_doubt", (recipient.given for recipient in job.recipients)):
             return None
+        if isinstance(error, WornOut):
+            return Again("the connection takes no other message")
         if self.pool.size > 1 and _is_too_many_connections(error):
             self.pool.lower(self.pool.size - 1, anyio.current_time())
             channel.is_stale = True
@@ -202,12 +207,13 @@ class Leases:
             return Again("the connection was worn out, taking a new one", is_last=True)
         return None
 
-    def feed(self, channel: Channel, source: Callable[[], Turn | None] | None) -> None:
+    def feed(self, channel: Channel, source: Callable[[], Turn | None]) -> None:
         """Where passengers of a connection come from when nobody waits for one."""
-        if source is None:
-            self._feeds.pop(channel, None)
-        else:
-            self._feeds[channel] = source
+        self._feeds.setdefault(channel, source)
+
+    def feed_no_more(self, channel: Channel, source: Callable[[], Turn | None]) -> None:
+        if self._feeds.get(channel) is source:
+            del self._feeds[channel]
 
     async def _is_ready(self, claim: Claim[Channel]) -> bool:
         """Whether the claim brought a connection that can be used; it is closed if it cannot."""
@@ -290,10 +296,12 @@ class Leases:
             self.pool.withdraw(claim, anyio.current_time())
             self._life.notify()
             return
-        if turn.has_boarded:
-            channel.session.forsake(turn)
-            await channel.leave(turn)
-        await self.give_back(claim)
+        try:
+            if turn.has_boarded:
+                channel.session.forsake(turn)
+                await channel.leave(turn)
+        finally:
+            await self.give_back(claim)
 
     async def give_back(self, claim: Claim[Channel]) -> None:
         """Keep the connection if its session is in order, else close it after its last user."""
@@ -312,12 +320,13 @@ class Leases:
 
     async def _get_tls_context(self) -> ssl.SSLContext:
         """The caller's context, or the default one, made once; loading it reads files."""
-        if self._tls_context is None:
-            verify = self.settings.tls != "opportunistic"
-            self._tls_context = await to_thread.run_sync(
-                lambda: _connect.create_tls_context(validate_certs=verify)
-            )
-        return self._tls_context
+        async with self._loading:
+            if self._tls_context is None:
+                verify = self.settings.tls != "opportunistic"
+                self._tls_context = await to_thread.run_sync(
+                    lambda: _connect.create_tls_context(validate_certs=verify)
+                )
+            return self._tls_context
 
     async def say_goodbye(self) -> None:
         """QUIT on every connection, all at once; what does not answer in time is closed."""
@@ -328,13 +337,11 @@ class Leases:
                     for channel in idle:
                         group.start_soon(_quit, channel)
         finally:
-            for channel in idle:
-                await channel.close("the client was closed")
+            await close_all(idle, "the client was closed")
 
     async def abort(self) -> None:
         """Close every connection."""
-        for channel in (*self.pool.drain(), *self.pool.connections()):
-            await channel.close("the client was closed")
+        await close_all([*self.pool.drain(), *self.pool.connections()], "the client was closed")
 
 
 def _is_too_many_connections(error: SMTPException) -> bool:
@@ -347,6 +354,8 @@ def _is_too_many_connections(error: SMTPException) -> bool:
 
 def _has_room(channel: Channel) -> bool:
     """Whether another message can be on its way on a connection in use."""
+    if not channel.is_pooled:
+        return False
     is_free = channel.is_open and not channel.is_worn and channel.turns.holder is None
     session = channel.session
     return is_free and 0 < session.unanswered < WINDOW // 2 and session.awaits < MAX_FLIGHT // 2
@@ -354,6 +363,20 @@ def _has_room(channel: Channel) -> bool:
 
 def _least(*numbers: int | None) -> int | None:
     return min((number for number in numbers if number is not None), default=None)
+
+
+async def close_all(channels: Sequence[Channel], reason: str) -> None:
+    """Close each of them, also where this is cancelled in a way that no shield stops."""
+    interruption: BaseException | None = None
+    for channel in channels:
+        channel.drop(reason)
+    for channel in channels:
+        try:
+            await channel.close(reason)
+        except BaseException as error:  # noqa: BLE001, PERF203 - raised once all are closed
+            interruption = error
+    if interruption is not None:
+        raise interruption
 
 
 async def _quit(channel: Channel) -> None:

@@ -27,6 +27,7 @@ from collections.abc import (
 from contextlib import AbstractContextManager
 from copy import copy
 from email.message import Message
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 
@@ -110,7 +111,15 @@ def _as_mail(mail: Any) -> Any:
 class _Item:
     """One mail on its way."""
 
-    __slots__ = ("again", "attempts", "book", "delivery", "number", "sending", "turn")
+    __slots__ = (
+        "again",
+        "attempts",
+        "book",
+        "delivery",
+        "number",
+        "sending",
+        "turn",
+    )
 
     def __init__(self, number: int, delivery: Delivery[Any]) -> None:
         self.number = number
@@ -125,6 +134,12 @@ class _Item:
     @property
     def job(self) -> Job:
         return self.attempts.job
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anybody has it, may have it, or was refused: its delivery must come out then."""
+        ledger = self.book.ledger
+        return any(ledger.keys(outcome) for outcome in ("accepted", "refused", "in_doubt"))
 
     def end(self, error: BaseException) -> None:
         """Its send ends with this error, or with this cancellation."""
@@ -257,6 +272,8 @@ class _Stream(AsyncIterator[Delivery[Any]]):
                 if error is not None and not self._is_left:
                     raise error
                 raise StopAsyncIteration
+            if self._ended:
+                break
             if self._news is None or self._news.is_set():
                 self._news = anyio.Event()
             await self._news.wait()
@@ -268,7 +285,9 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         if self._is_left:
             return True
         if self._is_stuck:
-            return not self._workers
+            if not self._workers:
+                self._give_out_the_rest()
+            return not self._workers and not self._ended
         return self._is_exhausted and self._taken == self._numbers
 
     # -- the task that pulls
@@ -356,9 +375,9 @@ class _Stream(AsyncIterator[Delivery[Any]]):
     # -- the workers
 
     def _hire(self) -> None:
-        """One worker more, where there is something in line for it."""
-        limit = self._leases.settings.limits.max_connections
-        if self._may_begin() and self._workers < limit:
+        """One worker for each that is in line, as far as there are connections for them."""
+        most = min(self._leases.settings.limits.max_connections, self._workers + len(self._line))
+        while self._may_begin() and self._workers < most:
             self._workers += 1
             self._group.start_soon(self._work)
 
@@ -372,8 +391,6 @@ class _Stream(AsyncIterator[Delivery[Any]]):
                 await self._serve(self._leave_line())
         finally:
             self._workers -= 1
-            if self._is_stuck and not self._workers:
-                self._give_out_the_rest()
             self._tell()
 
     async def _serve(self, first: _Item) -> None:
@@ -456,15 +473,21 @@ class _Stream(AsyncIterator[Delivery[Any]]):
             self._group.start_soon(self._rest, item)
             return
         item.end(error)
+        if item.is_known:
+            self._give_out(item)
         if is_first:
             self._is_stuck = True
             self._error = error
-            self._stop()
+            self._stop(error)
 
-    def _stop(self) -> None:
+    def _stop(self, error: Exception) -> None:
         """Nothing is begun any more; what waits for that comes to its end now."""
         for scope in tuple(self._starting):
             scope.cancel()
+        for item in self._line:
+            if item.is_known:
+                item.end(copy(error))
+                self._give_out(item)
         for item in tuple(self._sleeping):
             self._sleeping.discard(item)
             self._finish(item)
@@ -562,17 +585,28 @@ class _Conveyor:
         channel = claim.connection
         assert channel is not None
         is_alone = not first.turn.has_boarded
+        feed = partial(self._passenger, call)
         if is_alone:
-            leases.feed(channel, lambda: self._passenger(call))
+            leases.feed(channel, feed)
         try:
             while aboard:
                 await self._send(aboard[0], channel, claim)
                 if is_alone and not aboard:
                     self._go_on(call, channel)
         finally:
-            if is_alone:
-                leases.feed(channel, None)
-            await leases.give_back(claim)
+            leases.feed_no_more(channel, feed)
+            try:
+                await self._let_go(channel)
+            finally:
+                await leases.give_back(claim)
+
+    async def _let_go(self, channel: Channel) -> None:
+        """Nobody waits any more for the replies of those who are aboard still."""
+        turns = [item.turn for item in self._aboard if item.turn.has_boarded]
+        for turn in turns:
+            channel.session.forsake(turn)
+        for turn in turns:
+            await channel.leave(turn)
 
     async def _send(self, item: _Item, channel: Channel, claim: Claim[Channel]) -> None:
         error: SMTPException | None = None
@@ -585,7 +619,9 @@ class _Conveyor:
             error = caught
             if item.again is None or not item.again.is_last:
                 ledger, is_stale = item.book.ledger, item.sending.is_stale
-                again = self._leases.again_after(error, ledger, claim, item.turn, is_stale=is_stale)
+                again = self._leases.again_after(
+                    error, item.job, ledger, claim, item.turn, is_stale=is_stale
+                )
         except Exception as failure:  # noqa: BLE001 - it cannot be written in 7bit, however that fails
             self._aboard.popleft()
             self._stream.give_up(item, failure)

@@ -1,12 +1,14 @@
 """How many messages may begin in how many seconds, in any span of that length.
 
 `Rate` is pure state; `Pace` has those that come too early wait, in the order of asking. A message
-begins when its connection is there, so that one who stops waiting for that has used up nothing.
+begins when its connection is there, and is found alive after the wait, so that one who stops
+waiting has used up nothing.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import anyio
 
@@ -37,18 +39,21 @@ class Pace:
         self._rate = Rate(*rate)
         self._line = anyio.Lock(fast_acquire=True)
 
-    async def begin(self) -> bool:
-        """Begin a message as soon as one may; whether that took waiting."""
+    async def begin(self, is_possible: Callable[[], bool]) -> bool:
+        """Begin a message as soon as one may, if it still is possible then; whether it was."""
         async with self._line:
-            delay = self._rate.delay(anyio.current_time())
-            await anyio.sleep(delay)
-            self._rate.begin(anyio.current_time())
-            return delay > 0
+            if delay := self._rate.delay(anyio.current_time()):
+                await anyio.sleep(delay)
+                if not is_possible():
+                    return False
+            self.begin_now()
+            return True
 
-    def begin_now(self) -> bool:
-        """Begin a message if one may now, and nobody waits."""
-        now = anyio.current_time()
-        if self._line.locked() or self._rate.delay(now):
-            return False
-        self._rate.begin(now)
-        return True
+    @property
+    def may_begin_now(self) -> bool:
+        """Whether one may, and nobody waits."""
+        return not self._line.locked() and not self._rate.delay(anyio.current_time())
+
+    def begin_now(self) -> None:
+        """Begin a message."""
+        self._rate.begin(anyio.current_time())

@@ -85,6 +85,7 @@ class Sending:
             and channel.is_open
             and not channel.is_worn
             and not needs_downgrade(self._job.content, extensions)
+            and (self._pace is None or self._pace.may_begin_now)
             and self._has_room(channel)
         )
         if not is_possible:
@@ -94,9 +95,8 @@ class Sending:
         except SMTPException:
             # What it lacks it will be told when it has a turn of its own.
             return b""
-        if self._pace is not None and not self._pace.begin_now():
-            self._transaction = None
-            return b""
+        if self._pace is not None:
+            self._pace.begin_now()
         return self._flight(turn)
 
     async def deliver(self, channel: Channel, turn: Turn) -> None:
@@ -143,8 +143,9 @@ class Sending:
         is_behind = channel.is_owed_to_others(turn)
         self._plan(channel)
         flight = self._flight(turn)
-        if not self.needs_turn:
-            flight += channel.take_along()
+        if not self.needs_turn and (others := channel.take_along()):
+            flight += others
+            is_behind = is_behind or channel.is_owed_to_others(turn)
         await channel.write(flight, is_behind=is_behind)
 
     async def _wait_for_pace(self, channel: Channel, clock: Clock) -> None:
@@ -153,8 +154,9 @@ class Sending:
             return
         clock.stop()
         is_alone = channel.session.is_quiet
-        if await self._pace.begin() and is_alone and not channel.looks_alive():
+        if not await self._pace.begin(lambda: not is_alone or channel.looks_alive()):
             raise channel.worn_out()
+        channel.check_open()
 
     def _plan(self, channel: Channel) -> None:
         session = channel.session
@@ -201,13 +203,12 @@ class Sending:
             await self._refill(turn)
         while True:
             assert self._last is not None
-            await channel.wait(self._last)
+            await channel.wait(self._last, turn)
             if not (commands := transaction.flight()):
                 return
             await checkpoint_if_cancelled()
-            flight = self._post(commands, turn)
             channel.check_open()
-            await channel.write(flight)
+            await channel.write(self._post(commands, turn))
 
     async def _refill(self, turn: Turn) -> None:
         """Others may write now; and what they have ready leaves at once if there is room for it."""
@@ -216,9 +217,8 @@ class Sending:
         turns = channel.turns
         if turns.holder in (None, turn) and channel.session.unanswered < WINDOW // 2:
             turns.holder = turn
-            is_behind = channel.is_owed_to_others(turn)
             if flights := channel.take_along():
-                await channel.write(flights, is_behind=is_behind)
+                await channel.write(flights, is_behind=channel.is_owed_to_others(turn))
         channel.let_others_write(turn)
 
     async def _end(self, transaction: Transaction, turn: Turn) -> None:
@@ -237,7 +237,8 @@ class Sending:
         elif transaction.end == "hang up":
             await channel.break_off("the server waits for a message that was given up")
         if transaction.goodbye is not None:
-            await channel.break_off("the server takes no more mail on this connection")
+            # Those behind learn from the end of the stream whether that was meant.
+            channel.retire("the server takes no more mail on this connection")
         session = channel.session
         session.refused_in_a_row = session.refused_in_a_row + 1 if transaction.took_nobody else 0
 

@@ -90,6 +90,8 @@ class Turns:
             self.holder = turn
             return
         self._waiting.append(turn)
+        if turn.clock is not None:
+            turn.clock.stop()
         try:
             await turn.wait()
         except BaseException:

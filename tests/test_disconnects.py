@@ -204,11 +204,10 @@ class Several:
     async def from_tasks(self) -> None:
         """They wait for the client's only connection."""
         sends = [self.stage.other() for _ in range(3)]
-        async with anyio.create_task_group() as group:
-            async with self.stage.smtp.connection():
-                for number, each in enumerate(sends, 1):
-                    group.start_soon(each)
-                    await self.stage.until_waiting(number)
+        async with anyio.create_task_group() as group, self.stage.smtp.connection():
+            for number, each in enumerate(sends, 1):
+                group.start_soon(each)
+                await self.stage.until_waiting(number)
         self._note(sends)
 
     async def from_a_stream(self) -> None:

@@ -84,7 +84,9 @@ class Busy:
 
     async def check(self) -> None:
         """Nothing goes on, and the client works."""
-        assert sorted(keys(self.taken)) == [0, 1]
+        # With several connections any two of the first three may end first.
+        assert len(set(keys(self.taken))) == 2
+        assert max(keys(self.taken)) <= 2
         assert [d.outcome for d in self.taken] == ["accepted", "accepted"]
         assert self.source.is_closed
         assert len(self.source.tasks) == 1

@@ -30,7 +30,8 @@ believed only on a connection that is new. So is a 530: a connection that had be
 replaced by one that will be.
 
 A transaction has as many recipients as the server takes in one: by its LIMITS (RFC 9422), and by a
-452 behind the first ones (RFC 5321 section 4.5.3.1.10). The others are `left_over` for a next one.
+452 behind the first ones (RFC 5321 section 4.5.3.1.10). The others are left over, in the ledger,
+for a next one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from .._delivery import Ledger
+from .._delivery import Ledger, Outcome
 from .._envelope import Content, Job, Mailbox
 from .._reply import Reply
 from ..errors import (
@@ -82,7 +83,9 @@ class Transaction:
     __slots__ = (
         "_data",
         "_data_rides",
+        "_epoch",
         "_final",
+        "_is_handed_over",
         "_job",
         "_ledger",
         "_login_is_missing",
@@ -100,7 +103,6 @@ class Transaction:
         "_utf8",
         "is_eager",
         "is_stale",
-        "left_over",
         "wears_out",
     )
 
@@ -118,6 +120,8 @@ class Transaction:
     ) -> None:
         self._job = job
         self._ledger = ledger
+        self._epoch = ledger.epoch
+        self._is_handed_over = False
         parameters, self._utf8 = _mail_parameters(job, content, extensions)
         self._recipients, self._rest = _one_transaction(job, extensions.limits, domains)
         sender = "" if job.sender is None else self._path(job.sender)
@@ -148,8 +152,6 @@ class Transaction:
         """Whether the connection, and not the message, was refused."""
         self.wears_out = False
         """Whether the connection is of no further use all the same."""
-        self.left_over: tuple[str, ...] = ()
-        """Those that a next transaction is for, by their keys."""
 
     def flight(self) -> list[tuple[Command, Sink]]:
         """The commands to write now; empty when the envelope is settled."""
@@ -188,18 +190,23 @@ class Transaction:
     def hand_over(self) -> None:
         """The end of the message is about to leave."""
         keys = [r.given for r in self._recipients] if self.is_eager else self._taken
+        self._is_handed_over = True
         self._ledger.hand_over(keys)
 
     def take_final(self, reply: Reply) -> None:
         """The reply to the message; or a refusal while it is going out."""
         self._final = reply
+        if self._is_late:
+            outcome: Outcome = "accepted" if reply.is_positive else "refused"
+            self._ledger.learn(self._taken, outcome, reply)
+            return
         self._ledger.settle(self._taken, reply)
         if reply.is_positive:
             self._leave_over(self._too_many)
             return
         self._refusal = SMTPDataError(reply, command=_commands.END_OF_DATA.shown)
         # The server's word on the message itself holds for the others too.
-        self._ledger.refuse(self._rest, reply)
+        self._refuse(self._rest, reply)
 
     def result(self) -> Reply:
         """The final reply; or the refusal, raised."""
@@ -252,7 +259,7 @@ class Transaction:
         if reply.code == 421:
             self._hang_up(reply, self._mail.shown)
             return
-        self._ledger.refuse((recipient.given for recipient in self._job.recipients), reply)
+        self._refuse([recipient.given for recipient in self._job.recipients], reply)
         if reply.code in self._login_is_missing:
             message = "the server wants a login"
             self._refusal = SMTPAuthenticationError(message, reply=reply, command=self._mail.shown)
@@ -269,7 +276,7 @@ class Transaction:
         if is_positive or self._refusal is not None:
             return
         self._rcpt_refused[mailbox.given] = reply
-        self._ledger.refuse((mailbox.given,), reply)
+        self._refuse((mailbox.given,), reply)
         if reply.code == 421:
             path = self._path(mailbox)
             self._hang_up(reply, _commands.rcpt(path, self._job.rcpt_options).shown)
@@ -283,13 +290,13 @@ class Transaction:
         if reply.code == 421:
             self._hang_up(reply, "DATA")
         else:
-            self._ledger.refuse((*self._taken, *self._rest), reply)
+            self._refuse((*self._taken, *self._rest), reply)
             self._refusal = SMTPDataError(reply, command="DATA")
 
     def _take_chunk(self, reply: Reply) -> None:
         """The reply to the whole message; without a recipient it means nothing."""
         if self._refusal is not None and not reply.is_positive:
-            self._ledger.take_back(recipient.given for recipient in self._recipients)
+            self._take_back()
             return
         if not self._taken:
             return
@@ -299,8 +306,24 @@ class Transaction:
         # Whether a server that refuses a chunk has read it is not to be relied on.
         self.wears_out = not reply.is_positive
 
+    @property
+    def _is_late(self) -> bool:
+        """Whether the send that this was for has ended, or has gone on to something else."""
+        return self._epoch != self._ledger.epoch
+
+    def _refuse(self, keys: Sequence[str], reply: Reply) -> None:
+        if not self._is_late:
+            self._ledger.refuse(keys, reply)
+        elif self._is_handed_over:
+            self._ledger.learn(keys, "refused", reply)
+
+    def _take_back(self) -> None:
+        if not self._is_late or self._is_handed_over:
+            self._ledger.take_back(recipient.given for recipient in self._recipients)
+
     def _leave_over(self, too_many: Sequence[str]) -> None:
-        self.left_over = self._ledger.left_over = (*too_many, *self._rest)
+        if not self._is_late:
+            self._ledger.left_over = (*too_many, *self._rest)
 
     def _hang_up(self, reply: Reply, command: str) -> None:
         """The server ends the session: what it has not refused by name was not sent.
@@ -308,7 +331,7 @@ class Transaction:
         A message that is out already is in doubt as long as a reply to it may come.
         """
         if self.is_eager and reply.code == 421:
-            self._ledger.take_back(recipient.given for recipient in self._recipients)
+            self._take_back()
         self.is_stale = True
         self._refusal = SMTPServerDisconnected(
             "the server closes the connection",

@@ -96,15 +96,14 @@ async def cancel_at(k: int, how: How, afn: Callable[[], Coroutine[Any, Any, T]])
     return await _run(_Steps(afn(), k), how)
 
 
-async def cancel_in_turn(
-    k: int, how: How, afn: Callable[[], Coroutine[Any, Any, T]]
-) -> Ended[T]:
+async def cancel_in_turn(k: int, how: How, afn: Callable[[], Coroutine[Any, Any, T]]) -> Ended[T]:
     """Run it, and stop it in this way in the k-th turn of the event loop from now.
 
     On memory streams, where nothing waits for the world outside, these are all the moments that
-    there are, for it and for whoever runs beside it.
+    there are, for it and for whoever runs beside it. What a timeout does comes some turns later.
     """
     steps = _Steps(afn())
+    ends: list[Ended[T]] = []
 
     async def count_turns() -> None:
         for _ in range(k):
@@ -116,9 +115,9 @@ async def cancel_in_turn(
 
     async with create_task_group() as group:
         group.start_soon(count_turns)
-        ended = await _run(steps, how)
+        ends.append(await _run(steps, how))
         group.cancel_scope.cancel()
-    return ended
+    return ends[0]
 
 
 async def _run(steps: _Steps[T], how: How) -> Ended[T]:

@@ -64,7 +64,7 @@ class Sink:
     async def wait_quiet(self) -> None:
         """Wait until every client has gone."""
         with anyio.fail_after(10):
-            while self.open:
+            while self.open:  # noqa: ASYNC110 - it is another thread that ends it
                 await anyio.sleep(0.01)
 
     async def _listen(self) -> asyncio.Server:

@@ -7,7 +7,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from support.cancel import How, cancel_at, count_awaits, hows
+from support.cancel import How, cancel_at, cancel_in_turn, count_awaits, hows
 
 pytestmark = pytest.mark.anyio
 
@@ -117,6 +117,22 @@ async def test_what_a_shield_protects_from_a_scope_goes_on() -> None:
 
     ended = await cancel_at(1, "scope", shielded)
     assert (ended.how, done) == ("cancelled", ["shielded"])
+
+
+@pytest.mark.parametrize("cancel_how", ["scope", "task"])
+async def test_in_a_turn_it_stops_also_where_others_work_for_it(cancel_how: How) -> None:
+    workers = [Steps(), Steps()]
+
+    async def boss() -> None:
+        async with anyio.create_task_group() as group:
+            for worker in workers:
+                group.start_soon(worker.run)
+
+    ended = await cancel_in_turn(3, cancel_how, boss)
+    assert (ended.how, ended.stopped) == ("cancelled", True)
+    assert all(0 < len(worker.taken) < 4 and worker.cleaned_up for worker in workers)
+    beyond = await cancel_in_turn(200, cancel_how, Steps().run)
+    assert (beyond.how, beyond.stopped, beyond.unwrap()) == ("finished", False, "done")
 
 
 async def test_the_test_itself_is_not_marked_by_it(anyio_backend_name: str) -> None:

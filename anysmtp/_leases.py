@@ -152,7 +152,7 @@ class Leases:
                     await turn.wait()
                 if turn.has_boarded or await self._is_ready(claim):
                     return claim
-                if await self._open(claim, ledger, failures):
+                if await self._open(call, claim, ledger, failures):
                     return claim
         except BaseException:
             await self._let_go(claim, turn)
@@ -227,7 +227,7 @@ class Leases:
         return False
 
     async def _open(
-        self, claim: Claim[Channel], ledger: Ledger | None, login_failures: int
+        self, call: Call, claim: Claim[Channel], ledger: Ledger | None, login_failures: int
     ) -> bool:
         """Open a connection; False if the claim waits for another one instead."""
         if self._login_failures > login_failures:
@@ -237,11 +237,10 @@ class Leases:
         if ledger is not None:
             ledger.phase = "connecting"
         try:
-            # A clock of its own, so that its end is known here.
-            with Clock(self._life.server) as clock:
-                channel = await establish(self.settings, clock, self._get_tls_context, self.monitor)
+            channel = await self._establish(call)
         except SMTPException as error:
             self._remember(error)
+            call.clock.release()
             if not self._may_wait_after(error) or not self.pool.refused(
                 claim, anyio.current_time()
             ):
@@ -256,6 +255,13 @@ class Leases:
         channel.turns.others = lambda: self._next_passenger(channel)
         self.pool.opened(claim, channel)
         return True
+
+    async def _establish(self, call: Call) -> Channel:
+        if not self.pool.open:
+            return await establish(self.settings, call.clock, self._get_tls_context, self.monitor)
+        # A clock of its own: where others are open, its end is not the end of the call.
+        with Clock(self._life.server) as clock:
+            return await establish(self.settings, clock, self._get_tls_context, self.monitor)
 
     def _remember(self, error: SMTPException) -> None:
         """A login that failed is not tried by those who waited for it to work."""

@@ -226,6 +226,8 @@ class SinkProtocol(asyncio.Protocol):
         if self._starttls is None or self._encrypted:
             return _UNKNOWN
         self._encrypted, self._greeted = True, False
+        # What comes now is the handshake, and not for this protocol.
+        self.transport.pause_reading()
         task = asyncio.get_running_loop().create_task(self._encrypt(self._starttls))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -130,9 +130,8 @@ async def test_in_a_turn_it_stops_also_where_others_work_for_it(cancel_how: How)
 
     ended = await cancel_in_turn(3, cancel_how, boss)
     assert (ended.how, ended.stopped) == ("cancelled", True)
-    # Trio chooses who goes first, so one may not have begun.
-    assert any(worker.taken for worker in workers)
-    assert all(len(worker.taken) < 4 for worker in workers)
+    # How far each came is for the backend to choose.
+    assert all(worker.cleaned_up for worker in workers if worker.taken)
     beyond = await cancel_in_turn(200, cancel_how, Steps().run)
     assert (beyond.how, beyond.stopped, beyond.unwrap()) == ("finished", False, "done")
 

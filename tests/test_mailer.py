@@ -127,12 +127,12 @@ async def test_the_envelope_comes_from_the_header_fields(
 )
 async def test_the_caller_has_precedence_over_the_header_fields(options: dict[str, Any]) -> None:
     async with ScriptedServer() as server, on_memory(server) as smtp:
-        receipt = await smtp.send_message(email(Bcc="f@x.test"), **options)
+        receipt = await smtp.send_message(email(Bcc="hidden@x.test"), **options)
     [received] = server.messages
     assert received.sender == "c@x.test"
     assert received.recipients == ["d@x.test", "e@x.test"]
     assert list(receipt.accepted) == ["Dan <d@x.test>", "e@x.test"]
-    assert b"f@x.test" not in received.data
+    assert b"hidden@x.test" not in received.data
 
 
 @pytest.mark.parametrize("sender", ["", "<>"])

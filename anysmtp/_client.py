@@ -223,7 +223,9 @@ class SMTP(BaseMailer):
     ) -> Again | None:
         """Send once; whether, after a failure that the caller need not see, it is sent again."""
         ledger.phase = "waiting"
-        sending = Sending(job, ledger, self._settings.pipelining, self._leases.pace)
+        settings = self._settings
+        pace = self._leases.pace
+        sending = Sending(job, ledger, settings.pipelining, settings.chunking, pace)
         turn = Turn(call.clock, sending)
         leases = self._leases
         claim = await leases.lease(call, turn, ledger, again=again)
@@ -275,6 +277,7 @@ class Borrowed:
             allow_plaintext_auth=settings.allow_plaintext_auth,
             is_opportunistic=settings.tls == "opportunistic",
             pipelining=settings.pipelining,
+            chunking=settings.chunking,
             require_all=settings.require_all,
             add_missing_headers=settings.add_missing_headers,
         )

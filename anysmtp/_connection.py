@@ -30,7 +30,7 @@ from ._monitor import Monitor
 from ._protocol import _commands
 from ._protocol._commands import Command
 from ._protocol._extensions import Extensions
-from ._protocol._transaction import Pipelining
+from ._protocol._transaction import Chunking, Pipelining
 from ._reply import Reply
 from ._sending import Sending
 from ._turns import Turn
@@ -90,6 +90,7 @@ class SMTPConnection(BaseMailer):
         self._local_hostname = local_hostname
         self._allow_plaintext_auth = allow_plaintext_auth
         self._pipelining: Pipelining = "auto"
+        self._chunking: Chunking = "auto"
         self._is_opportunistic = False
         self._is_retired = False
         self._is_utf8 = False  # whether the transaction that is open uses SMTPUTF8
@@ -279,7 +280,7 @@ class SMTPConnection(BaseMailer):
         return f"<SMTPConnection {link.server}{tls} {state}>"
 
     async def _deliver(self, job: Job, ledger: Ledger) -> None:
-        sending = Sending(job, ledger, self._pipelining)
+        sending = Sending(job, ledger, self._pipelining, self._chunking)
 
         async def transact(clock: Clock) -> None:
             await sending.deliver(self._channel, turn)
@@ -348,6 +349,7 @@ def connection_on(
     allow_plaintext_auth: bool,
     is_opportunistic: bool,
     pipelining: Pipelining,
+    chunking: Chunking,
     require_all: bool,
     add_missing_headers: bool,
 ) -> SMTPConnection:
@@ -362,6 +364,7 @@ def connection_on(
     connection._monitor = channel.monitor
     connection._is_opportunistic = is_opportunistic
     connection._pipelining = pipelining
+    connection._chunking = chunking
     connection._require_all = require_all
     connection._add_missing_headers = add_missing_headers
     return connection

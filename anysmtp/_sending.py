@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ._channel import Body, Channel
+from ._channel import Channel
 from ._clock import Clock
 from ._delivery import Ledger
 from ._envelope import Content, Job
@@ -33,6 +33,7 @@ from ._protocol._transaction import (
     Transaction,
 )
 from ._rate import Pace
+from ._transfer import Body, send_body
 from ._turns import Turn
 from .errors import SMTPException, SMTPServerDisconnected
 
@@ -243,7 +244,7 @@ class Sending:
             nothing = Body((), 0, take_final=_ignore, hand_over=_ignore, progress=_ignore)
             # Whatever becomes of it, the server's refusals before it are the result.
             with suppress(SMTPException):
-                await channel.send_message(nothing, clock, take_along=True)
+                await send_body(channel, nothing, clock, take_along=True)
         elif transaction.end == "hang up":
             await channel.break_off("the server waits for a message that was given up")
         if transaction.goodbye is not None:
@@ -266,8 +267,9 @@ class Sending:
             take_final=transaction.take_final,
             hand_over=transaction.hand_over,
             progress=progress,
+            chunk=transaction.chunk,
         )
-        await channel.send_message(body, clock, take_along=True)
+        await send_body(channel, body, clock, take_along=True)
         channel.is_stale |= transaction.wears_out
 
     def _has_room(self, channel: Channel) -> bool:

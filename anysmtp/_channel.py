@@ -247,7 +247,7 @@ class Channel:
         """The message goes out from here on, behind a BDAT or not; what its end awaits."""
         lines = () if chunk is None else (chunk.shown,)
         self._trace(">", (*lines, f"(a message of {octets} octets)"))
-        return self.session.begin_body(sink, chunk)
+        return self.session.begin_body(sink, chunk=chunk)
 
     def end_body(self, end: Awaited, turn: Turn) -> None:
         """The end of the message is about to leave, and its reply is awaited from now on."""

@@ -37,6 +37,7 @@ from ._turns import Turn
 from .errors import (
     SMTPDataError,
     SMTPHeloError,
+    SMTPNotSupported,
     SMTPRecipientsRefused,
     SMTPResponseException,
     SMTPSenderRefused,
@@ -190,13 +191,14 @@ class SMTPConnection(BaseMailer):
             refused = SMTPRecipientsRefused({mailbox.given: error.reply})
             raise _dialogue.located(refused, self._channel, command) from None
 
-    async def data(self, message: RawMessage) -> Reply:
+    async def data(self, message: RawMessage, *, allow_long_lines: bool = False) -> Reply:
         """DATA (RFC 5321 section 4.1.1.4), the message, and the reply to its end.
 
-        Line ends become CRLF, dots are stuffed. SMTPDataError if the server refuses. A connection
-        that is lost or cancelled once the end of the message was written leaves it in doubt.
+        Line ends become CRLF, dots are stuffed. ValueError for a line of more than 998 octets,
+        unless ``allow_long_lines``. SMTPDataError if the server refuses. A connection that is lost
+        or cancelled once the end of the message was written leaves it in doubt.
         """
-        content = await raw_content(message)
+        content = await raw_content(message, allow_long_lines=allow_long_lines)
 
         async def transfer(clock: Clock) -> Reply:
             await _dialogue.demand(self._channel, clock, _commands.DATA, SMTPDataError)
@@ -218,16 +220,17 @@ class SMTPConnection(BaseMailer):
     async def vrfy(self, address: str) -> Reply:
         """VRFY (RFC 5321 section 4.1.1.6). 252 is a yes that promises nothing.
 
-        SMTPResponseException for a no.
+        SMTPResponseException for a no. What is not ASCII goes in UTF-8 (RFC 6531 section 3.7.4.2):
+        SMTPNotSupported, with nothing sent, if the server does not offer SMTPUTF8.
         """
-        return await self._demand(_commands.with_argument("VRFY", address), ready=True)
+        return await self._inquire("VRFY", address)
 
     async def expn(self, name: str) -> Reply:
         """EXPN (RFC 5321 section 4.1.1.7): a mailing list's members, a line each.
 
-        SMTPResponseException for a no.
+        SMTPResponseException for a no. What is not ASCII goes in UTF-8, as with `vrfy`.
         """
-        return await self._demand(_commands.with_argument("EXPN", name), ready=True)
+        return await self._inquire("EXPN", name)
 
     async def help(self, topic: str = "") -> Reply:
         """HELP (RFC 5321 section 4.1.1.8). SMTPResponseException if the server refuses."""
@@ -288,6 +291,19 @@ class SMTPConnection(BaseMailer):
         turn = Turn(passenger=sending)
         ledger.phase = "waiting"
         await self._take_turn(transact, ready=True, turn=turn)
+
+    async def _inquire(self, verb: str, argument: str) -> Reply:
+        command = _commands.inquiry(verb, argument)
+
+        async def inquire(clock: Clock) -> Reply:
+            if not argument.isascii() and not self.extensions.smtputf8:
+                error = SMTPNotSupported(
+                    f"{argument} is not ASCII and the server does not offer SMTPUTF8"
+                )
+                raise _dialogue.located(error, self._channel, command)
+            return await _dialogue.demand(self._channel, clock, command)
+
+        return await self._take_turn(inquire, ready=True)
 
     async def _demand(
         self,

@@ -61,9 +61,7 @@ LOCAL_HOSTNAME = re.compile(rf"{DOMAIN.pattern}|{ADDRESS_LITERAL.pattern}")
 # years, and these mailboxes live on.
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
 _ATOMS = rf".{_ATEXT}"
-STRICT_DOT_STRING = re.compile(
-    rf"[{_ATEXT}{_NON_ASCII}]+(?:\.[{_ATEXT}{_NON_ASCII}]+)*"
-)
+STRICT_DOT_STRING = re.compile(rf"[{_ATEXT}{_NON_ASCII}]+(?:\.[{_ATEXT}{_NON_ASCII}]+)*")
 DOT_STRING = re.compile(rf"[{_ATOMS}{_NON_ASCII}]+")
 QUOTED_STRING = re.compile(rf'"(?:[\x20\x21\x23-\x5b\x5d-\x7e{_NON_ASCII}]|\\[\x20-\x7e])*"')
 

@@ -32,6 +32,8 @@ from ._envelope import (
     Recipients,
 )
 from ._message import (
+    BinaryContent,
+    LongLine,
     RawContent,
     estimate_size,
     message_id_of,
@@ -39,12 +41,16 @@ from ._message import (
     parse_recipients,
     parse_sender,
     prepare,
+    raw_binary,
     recipients_of,
     sender_of,
     serialise,
+    why_fixed,
 )
 from ._monitor import Monitor, Since
+from ._parameters import BINARY, DSN, Parameter, untyped
 from ._protocol._commands import parameters
+from ._protocol._demands import with_notify
 from .errors import SMTPException
 
 if TYPE_CHECKING:
@@ -68,8 +74,17 @@ class SendOptions(TypedDict, total=False):
     rcpt_options: Iterable[str]
     """Parameters of each RCPT command, such as ``"NOTIFY=NEVER"``."""
 
+    dsn: DSN | None
+    """What the sender wants to be told about the delivery (RFC 3461)."""
+
+    binary: bool
+    """Whether attachments travel as raw octets; see `Envelope`."""
+
+    allow_long_lines: bool
+    """Whether lines of more than 998 octets are sent as they are; see `Envelope`."""
+
     envelope: Envelope | None
-    """Sender, recipients and parameters as a value of their own."""
+    """Sender, recipients and what is seldom asked for, as a value of its own."""
 
     require_all: bool | None
     """Whether the message goes to all recipients or to nobody; None: as the client has it."""
@@ -204,8 +219,13 @@ class BaseMailer(ABC):
         """
 
 
-async def raw_content(message: RawMessage) -> RawContent:
-    """A raw message as content. TypeError for other types, ValueError for lone surrogates."""
+async def raw_content(
+    message: RawMessage, *, binary: bool = False, allow_long_lines: bool = False
+) -> RawContent | BinaryContent:
+    """A raw message as content; ``binary``: with its octets as they are.
+
+    TypeError for other types, ValueError for lone surrogates and for lines that are too long.
+    """
     if not isinstance(message, (bytes, bytearray, memoryview, str)):
         raise TypeError(
             f"a raw message is bytes or str, not {type(message).__name__} (send_message takes "
@@ -213,7 +233,12 @@ async def raw_content(message: RawMessage) -> RawContent:
         )
     # What the caller can change while a thread works on it is copied now.
     raw = message if isinstance(message, (bytes, str)) else bytes(message)
-    return await _run(lambda: RawContent(raw), len(raw) > _IN_THREAD)
+    if binary:
+        return await _run(lambda: raw_binary(raw), len(raw) > _IN_THREAD)
+    content = await _run(lambda: RawContent(raw), len(raw) > _IN_THREAD)
+    if content.has_long_lines and not allow_long_lines:
+        raise LongLine
+    return content
 
 
 def no_such_option(unknown: set[str], options: type, instead: Mapping[str, str]) -> TypeError:
@@ -243,8 +268,22 @@ class Asked:
         self._sender: AddressLike | None = _one("sender", sender, envelope.sender)
         self._recipients: Recipients | None = _one("recipients", recipients, envelope.recipients)
         self.delivery: Delivery[Any] = _given("delivery", options, Delivery) or Delivery()
-        self.mail_options = _both(options.get("mail_options", ()), envelope.mail_options)
-        self.rcpt_options = _both(options.get("rcpt_options", ()), envelope.rcpt_options)
+        dsn: DSN | None = _one("dsn", _given("dsn", options, DSN), envelope.dsn)
+        self.binary = _given("binary", options, bool) or envelope.binary
+        chosen = _given("allow_long_lines", options, bool)
+        self.allow_long_lines = chosen or envelope.allow_long_lines
+        self._notify = () if dsn is None else dsn.notify
+        self.mail_parameters: tuple[Parameter, ...] = ()
+        if envelope is not _NO_ENVELOPE or dsn is not None or self.binary:
+            self.mail_parameters = (
+                *((BINARY,) if self.binary else ()),
+                *(() if dsn is None else dsn.of_mail()),
+                *envelope.parameters(),
+            )
+        mail_options = _both(options.get("mail_options", ()), envelope.mail_options)
+        self.mail_options = untyped(mail_options, self.mail_parameters)
+        rcpt_options = _both(options.get("rcpt_options", ()), envelope.rcpt_options)
+        self.rcpt_options = untyped(rcpt_options, ())
         chosen = _given("require_all", options, bool)
         self.require_all = require_all if chosen is None else chosen
 
@@ -252,14 +291,23 @@ class Asked:
         """What the caller did not give comes from the header fields."""
         mailbox = sender_of(message) if self._sender is None else parse_sender(self._sender)
         if self._recipients is None:
-            return Book(self, monitor, mailbox, recipients_of(message))
-        return Book(self, monitor, mailbox, parse_recipients(self._recipients))
+            return Book(self, monitor, mailbox, self._with_wishes(recipients_of(message)))
+        return Book(self, monitor, mailbox, self._with_wishes(parse_recipients(self._recipients)))
 
     def book(self, monitor: Monitor) -> Book:
         if self._sender is None or self._recipients is None:
             raise TypeError("a raw message is sent with a sender and recipients")
         sender = parse_sender(self._sender)
-        return Book(self, monitor, sender, parse_recipients(self._recipients))
+        return Book(self, monitor, sender, self._with_wishes(parse_recipients(self._recipients)))
+
+    def _with_wishes(self, recipients: tuple[Mailbox, ...]) -> tuple[Mailbox, ...]:
+        """The recipients, with what is asked for all of them. ValueError for contradictions."""
+        if self._notify:
+            recipients = with_notify(recipients, self._notify)
+        if self.rcpt_options:
+            for recipient in recipients:
+                untyped(self.rcpt_options, recipient.parameters)
+        return recipients
 
 
 class Book:
@@ -302,21 +350,34 @@ class Book:
             message_id=self.ledger.message_id,
         )
         in_thread = estimate_size(message) > _IN_THREAD
+        asked = self._asked
 
         async def serialised(*, seven_bit: bool = False) -> Content:
-            return await _run(
-                lambda: serialise(prepared.message, seven_bit=seven_bit, utf8=utf8), in_thread
-            )
+            def work() -> Content:
+                return serialise(
+                    prepared.message,
+                    seven_bit=seven_bit,
+                    utf8=utf8,
+                    binary=asked.binary,
+                    allow_long_lines=asked.allow_long_lines,
+                )
 
+            return await _run(work, in_thread)
+
+        content = await serialised()
         return self._job(
-            await serialised(),
+            content,
             prepared.message_id,
             downgrade=lambda: serialised(seven_bit=True),
+            fixed=why_fixed(prepared.message) if content.is_8bit else None,
         )
 
     async def job_of_raw(self, message: RawMessage) -> Job:
-        content = await raw_content(message)
-        return self._job(content, message_id_of(content))
+        asked = self._asked
+        content = await raw_content(
+            message, binary=asked.binary, allow_long_lines=asked.allow_long_lines
+        )
+        return self._job(content, message_id_of(content.header_section()))
 
     async def send(
         self,
@@ -366,6 +427,7 @@ class Book:
         content: Content,
         message_id: str | None,
         downgrade: Callable[[], Awaitable[Content]] | None = None,
+        fixed: str | None = None,
     ) -> Job:
         self.ledger.message_id = message_id
         asked = self._asked
@@ -374,6 +436,8 @@ class Book:
             recipients=self._recipients,
             content=content,
             downgrade=downgrade,
+            fixed=fixed,
+            mail_parameters=asked.mail_parameters,
             mail_options=asked.mail_options,
             rcpt_options=asked.rcpt_options,
             require_all=asked.require_all,

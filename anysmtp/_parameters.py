@@ -22,8 +22,7 @@ Notify: TypeAlias = Literal["never", "success", "failure", "delay"]
 """On which events a recipient's server reports to the sender (RFC 3461 section 4.1)."""
 Return: TypeAlias = Literal["full", "headers"]
 
-# RFC 3461 section 4:
-#     xtext   = *( xchar / hexchar )
+# RFC 3461 section 4: xtext = *( xchar / hexchar )
 #     xchar   = any ASCII CHAR between "!" (33) and "~" (126) inclusive, except for "+" and "="
 #     hexchar = ASCII "+" immediately followed by two upper case hexadecimal digits
 _NOT_XCHAR = re.compile(r"[^!-*,-<>-~]")
@@ -59,6 +58,7 @@ class Parameter:
     def objection(self, offer: str) -> str | None:
         """Why a server that offers the extension with these words does not take it, if so."""
         del offer
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, init=False)
@@ -246,6 +246,8 @@ def untyped(raw: tuple[str, ...], typed: Iterable[Parameter]) -> tuple[str, ...]
     kept: dict[str, str] = {}
     for option in raw:
         keyword = option.partition("=")[0].upper()
+        if option.upper() == BINARY.text and keyword not in said:
+            raise ValueError(f"{option} is asked for by binary=True")
         if keyword in said and said[keyword] != option.upper():
             raise ValueError(f"{option} contradicts {said[keyword]}, which is asked for as well")
         if keyword in kept and kept[keyword].upper() != option.upper():

@@ -91,6 +91,13 @@ def with_argument(verb: str, argument: str = "") -> Command:
     return Command(f"{verb} {argument}" if argument else verb)
 
 
+def inquiry(verb: str, argument: str) -> Command:
+    """VRFY or EXPN, with the parameter SMTPUTF8 where that is needed (RFC 6531 section 3.7.4.2)."""
+    if not argument:
+        raise ValueError(f"{verb} needs an argument")
+    return Command(f"{verb} {argument}" if argument.isascii() else f"{verb} {argument} SMTPUTF8")
+
+
 def auth(mechanism: str, initial_response: str | None) -> Command:
     """AUTH with an initial response in base64 (RFC 4954 section 4), where it fits the line.
 

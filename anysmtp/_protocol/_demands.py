@@ -8,10 +8,11 @@ extension and goes without it is another message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from .._envelope import Content, Job, Mailbox
-from .._parameters import REQUIRETLS, Parameter
+from .._parameters import REQUIRETLS, Notify, Parameter, notify_parameter, untyped
 from ..errors import SMTPMessageTooLarge, SMTPNotSupported, SMTPTLSError
 from ._extensions import Extensions
 
@@ -61,12 +62,21 @@ def rcpt_parameters(job: Job, recipient: Mailbox) -> tuple[str, ...]:
     if not recipient.parameters:
         return job.rcpt_options
     typed = (parameter.written() for parameter in recipient.parameters)
-    return (*typed, *job.rcpt_options)
+    return (*typed, *untyped(job.rcpt_options, recipient.parameters))
 
 
-def _offered(
-    parameters: Iterable[Parameter], extensions: Extensions, whose: str
-) -> Iterable[str]:
+def with_notify(recipients: tuple[Mailbox, ...], notify: Sequence[Notify]) -> tuple[Mailbox, ...]:
+    """The recipients, with what the message's DSN says for those that do not say it themselves."""
+    parameter = notify_parameter(tuple(notify))
+    return tuple(
+        recipient
+        if any(own.keyword == parameter.keyword for own in recipient.parameters)
+        else replace(recipient, parameters=(parameter, *recipient.parameters))
+        for recipient in recipients
+    )
+
+
+def _offered(parameters: Iterable[Parameter], extensions: Extensions, whose: str) -> Iterable[str]:
     """Parameters as they are written; SMTPNotSupported for one that the server does not take."""
     written: list[str] = []
     for parameter in parameters:

@@ -180,12 +180,17 @@ class Session:
         self._check(command)
         return self._await(command, sink, owner, octets)
 
-    def begin_body(self, sink: Callable[[Reply], None], chunk: Command | None = None) -> Awaited:
+    def begin_body(
+        self,
+        sink: Callable[[Reply], None],
+        owner: object = None,
+        chunk: Command | None = None,
+    ) -> Awaited:
         """The message goes out from here on; a refusal may come before its end does.
 
         ``chunk`` is a BDAT that it follows. The caller sets ``written`` before it writes the end.
         """
-        awaited = self.send(chunk or _commands.END_OF_DATA, sink)
+        awaited = self.send(chunk or _commands.END_OF_DATA, sink, owner)
         awaited.written = False
         return awaited
 

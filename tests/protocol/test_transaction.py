@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from anysmtp._delivery import Ledger, Outcome
 from anysmtp._envelope import Content, Job, Mailbox, Receipt
 from anysmtp._protocol import _commands
+from anysmtp._protocol._demands import needs_downgrade
 from anysmtp._protocol._extensions import Extensions
 from anysmtp._protocol._session import Session
 from anysmtp._protocol._transaction import (
@@ -21,7 +22,6 @@ from anysmtp._protocol._transaction import (
     MAX_FLIGHT,
     PATIENCE,
     Transaction,
-    needs_downgrade,
 )
 from anysmtp._reply import Reply
 from anysmtp.errors import (

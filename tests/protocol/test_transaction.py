@@ -140,12 +140,15 @@ class Conversation:
 
     def _finish(self) -> None:
         if self.transaction.end == "message":
-            end = self.session.begin_body(self._take_final)
+            chunk = self.transaction.chunk
+            end = self.session.begin_body(self._take_final, chunk=chunk)
+            if chunk is not None:
+                self.flights.append([chunk.shown])
             if not self._early:
                 end.written = True
                 self._hand_over()
             self._check()
-            self._hear(".")
+            self._hear("." if chunk is None else chunk.shown)
         elif self.transaction.end == "lone dot":
             self._taken.clear()
             self.session.begin_body(lambda reply: None).written = True
@@ -241,6 +244,11 @@ EAGER: dict[str, Any] = {"pipelining": "eager", "offers": ["PIPELINING", "CHUNKI
         ({"refused_in_a_row": PATIENCE}, [[MAIL, B, C], ["DATA"]]),
         ({"reset_first": True}, [["RSET", MAIL, B, C, "DATA"]]),
         ({"reset_first": True, "offers": "X"}, [["RSET"], [MAIL], [B], [C], ["DATA"]]),
+        ({"chunking": "always"}, [[MAIL, B, C, "DATA"]]),
+        ({"chunking": "always", "offers": "CHUNKING"}, [[MAIL], [B], [C], [BDAT]]),
+        ({**EAGER, "chunking": "off"}, [[MAIL, B, C, "DATA"]]),
+        ({**EAGER, "chunking": "always"}, [[MAIL, B, C, BDAT]]),
+        ({**EAGER, "chunking": "always", "pipelining": "auto"}, [[MAIL, B, C], [BDAT]]),
     ],
 )
 def test_flights_are_as_long_as_they_may_be(
@@ -261,11 +269,34 @@ def test_flights_are_as_long_as_they_may_be(
         ({"MAIL": 550}, [[MAIL, B, C]]),
     ],
 )
-@pytest.mark.parametrize("options", [{}, EAGER], ids=["auto", "eager"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {**EAGER, "chunking": "off"}, EAGER, {**EAGER, "pipelining": "auto"}],
+    ids=["nothing", "off", "eager", "auto"],
+)
 def test_all_or_nobody_waits_for_the_envelope(
     codes: dict[str, int], flights: list[list[str]], options: dict[str, Any]
 ) -> None:
-    assert talk(job(require_all=True), codes, **options).flights == flights
+    """Then BDAT saves the wait for 354."""
+    uses_chunk = bool(options) and "chunking" not in options
+    told = [[BDAT] if flight == ["DATA"] and uses_chunk else flight for flight in flights]
+    assert talk(job(require_all=True), codes, **options).flights == told
+
+
+@pytest.mark.parametrize(
+    ("codes", "facts", "wears_out"),
+    [
+        ({C: 550}, {"b@x": ("accepted", 250), "c@x": ("refused", 550)}, False),
+        ({BDAT: 550}, {"b@x": ("refused", 550), "c@x": ("refused", 550)}, True),
+        ({B: 550, C: 550}, {"b@x": ("refused", 550), "c@x": ("refused", 550)}, False),
+    ],
+)
+def test_a_chunk_goes_to_those_whom_the_server_took(
+    codes: dict[str, int], facts: dict[str, tuple[str, int]], wears_out: bool
+) -> None:
+    conversation = talk(job(), codes, chunking="always", offers=["PIPELINING", "CHUNKING"])
+    assert conversation.facts() == facts
+    assert conversation.transaction.wears_out is wears_out
 
 
 @pytest.mark.parametrize(
@@ -863,6 +894,7 @@ CODES = st.sampled_from([200, 250, 251, 334, 354, 421, 450, 452, 500, 503, 550, 
     recipients=st.integers(1, 5) | st.just(MAX_FLIGHT),
     offers=st.lists(st.sampled_from(["PIPELINING", "CHUNKING", "LIMITS RCPTMAX=2"]), unique=True),
     pipelining=st.sampled_from(["auto", "eager", "off"]),
+    chunking=st.sampled_from(["auto", "always", "off"]),
     require_all=st.booleans(),
     early=st.booleans(),
     reset_first=st.booleans(),

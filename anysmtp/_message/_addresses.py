@@ -80,7 +80,7 @@ def write_address(local: str, domain: str = "") -> str:
     RFC 5321 section 4.1.2: a local part that is no Dot-string is quoted, and `"` and `\\` in it
     are. Nothing is checked here.
     """
-    if local and not STRICT_DOT_STRING.fullmatch(local):
+    if not STRICT_DOT_STRING.fullmatch(local):
         local = '"' + _NEEDS_PAIR.sub(r"\\\g<0>", local) + '"'
     return f"{local}@{domain}" if domain else local
 
@@ -243,7 +243,8 @@ def _text_of(given: object, *, hint_for_none: str = "") -> str:
     if isinstance(given, str):
         return given
     if isinstance(given, Address):
-        return write_address(given.username, given.domain)
+        # Without a user name it is no address, but for the null one.
+        return write_address(given.username, given.domain) if given.username else given.addr_spec
     hint = hint_for_none if given is None else ""
     raise TypeError(f"an address is a str or an email.headerregistry.Address, not {given!r}{hint}")
 

@@ -20,9 +20,7 @@ def body_of(stored: bytes) -> bytes:
 
 @pytest.mark.parametrize("size", [0, 300_000], ids=["small", "large"])
 @pytest.mark.parametrize("chunking", ["always", "off"])
-async def test_a_raw_message_is_stored_byte_for_byte(
-    chunking: str, size: int, exim: Exim
-) -> None:
+async def test_a_raw_message_is_stored_byte_for_byte(chunking: str, size: int, exim: Exim) -> None:
     one, two = exim.address(), exim.address()
     raw = RAW + (b"." + b"x" * 75 + b"\r\n") * (size // 78)
     async with SMTP.from_url(f"smtp://{exim.host}:{exim.port}?chunking={chunking}") as smtp:

@@ -154,9 +154,7 @@ class Exim:
             self.port = found.getsockname()[1]
         conf = self.folder / "exim.conf"
         group = owner.pw_gid
-        conf.write_text(
-            _CONF.format(folder=self.folder, port=self.port, user=_USER, group=group)
-        )
+        conf.write_text(_CONF.format(folder=self.folder, port=self.port, user=_USER, group=group))
         program = _program()
         assert program is not None
         with (self.folder / "log" / "output").open("wb") as output:

@@ -97,7 +97,7 @@ async def test_nothing_is_sent_where_it_is_not_offered(
     delivery: Delivery[None] = Delivery()
     server = ScriptedServer(keywords=["PIPELINING", "CHUNKING"])
     async with server, on_memory(server, pipelining=pipelining) as smtp:
-        name = keyword.split()[0]
+        name = keyword.split(maxsplit=1)[0]
         with pytest.raises(SMTPNotSupported, match=f"does not offer {name}") as caught:
             await _send(smtp, asked, delivery=delivery)
         assert server.connection.verbs == ["EHLO"]
@@ -154,7 +154,7 @@ async def test_contradictions_are_found_before_anything_is_opened(options: dict[
 async def test_several_connections_and_transactions_ask_for_the_same() -> None:
     """A recipient's own wishes stay his, in whichever transaction he is."""
     server = ScriptedServer(keywords=["PIPELINING", "DSN", "LIMITS RCPTMAX=1"])
-    recipients = [Recipient(B, notify="never"), C]
+    recipients: list[str | Recipient] = [Recipient(B, notify="never"), C]
     async with server, on_memory(server) as smtp:
         receipt = await smtp.sendmail(SENDER, recipients, RAW, dsn=DSN(ret="full"))
     assert list(receipt.accepted) == [B, C]
@@ -389,7 +389,7 @@ async def test_an_inquiry_takes_utf8(verb: str) -> None:
 async def test_an_inquiry_in_utf8_is_an_error_where_that_is_not_offered(verb: str) -> None:
     async with ScriptedServer(keywords=[]) as server:
         conn = await connection_to(server)
-        with pytest.raises(SMTPNotSupported, match="jörg is not ASCII .* SMTPUTF8"):
+        with pytest.raises(SMTPNotSupported, match=r"jörg is not ASCII .* SMTPUTF8"):
             await getattr(conn, verb)("jörg")
         await conn.quit()
     assert server.connection.verbs == ["EHLO", "QUIT"]

@@ -1,4 +1,4 @@
-"""Lines that are too long: found wherever they are, and written otherwise where that is possible."""
+"""Lines that are too long: found wherever they are, and written otherwise where possible."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """A real Exim, run from a throwaway folder on a free loopback port.
 
 It conflicts with Postfix, so it is not installed: ``ANYSMTP_EXIM`` names the folder that its Debian
-packages were unpacked into (``dpkg -x``), with the libraries that it needs; else an ``exim4`` on
-the path will do. Configuration, spool, log and mail are in the folder. Every address at `DOMAIN` has
-a mailbox, but for ``unknown@``, which is refused at RCPT; nothing is sent on. Mail is stored with
-CRLF line ends, one file per message, with what the envelope asked for in header fields on top.
+package was unpacked into (``dpkg -x``), with libraries that the machine does not have; else an
+``exim4`` on the path will do. Configuration, spool, log and mail are in a folder of its own. Every
+address at `DOMAIN` has a mailbox, but for ``unknown@``, which is refused at RCPT; nothing is sent
+on. Mail is stored with CRLF line ends, one file per message.
 """
 
 from __future__ import annotations

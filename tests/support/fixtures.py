@@ -77,7 +77,7 @@ def postfix(certificates: Certificates) -> Iterator[Postfix]:
 
 @pytest.fixture(scope="session")
 def exim() -> Iterator[Exim]:
-    """A real Exim; see `Exim`. Where there can be none: as with Postfix, ``ANYSMTP_REQUIRE_EXIM``."""
+    """A real Exim; see `Exim`. It is required if ``ANYSMTP_REQUIRE_EXIM`` is 1."""
     check_server("Exim", exim_why_not())
     with Exim() as server:
         yield server

@@ -374,15 +374,17 @@ async def test_the_command_layer_says_it_too() -> None:
 
 @pytest.mark.parametrize("verb", ["vrfy", "expn"])
 async def test_an_inquiry_takes_utf8(verb: str) -> None:
-    async with ScriptedServer(keywords=["SMTPUTF8"]) as server:
+    script = {verb: "250 2.0.0 Jörg <jörg@x.test>"}
+    async with ScriptedServer(keywords=["SMTPUTF8"], script=script) as server:
         conn = await connection_to(server)
-        for name in ("jörg", "ann"):
-            await getattr(conn, verb)(name)
+        for name in ("jörg", "jörg smtputf8", "ann"):
+            reply = await getattr(conn, verb)(name)
+            assert reply.text == "2.0.0 Jörg <jörg@x.test>"
         with pytest.raises(ValueError, match="needs an argument"):
             await getattr(conn, verb)("")
         await conn.quit()
-    expected = [f"{verb.upper()} jörg SMTPUTF8\r\n".encode(), f"{verb.upper()} ann\r\n".encode()]
-    assert server.connection.commands[1:3] == expected
+    expected = [f"{verb.upper()} {name}\r\n" for name in ("jörg SMTPUTF8", "jörg smtputf8", "ann")]
+    assert server.connection.commands[1:4] == [line.encode() for line in expected]
 
 
 @pytest.mark.parametrize("verb", ["vrfy", "expn"])

@@ -95,7 +95,8 @@ def inquiry(verb: str, argument: str) -> Command:
     """VRFY or EXPN, with the parameter SMTPUTF8 where that is needed (RFC 6531 section 3.7.4.2)."""
     if not argument:
         raise ValueError(f"{verb} needs an argument")
-    return Command(f"{verb} {argument}" if argument.isascii() else f"{verb} {argument} SMTPUTF8")
+    is_said = argument.isascii() or argument.upper().endswith(" SMTPUTF8")
+    return Command(f"{verb} {argument}" if is_said else f"{verb} {argument} SMTPUTF8")
 
 
 def auth(mechanism: str, initial_response: str | None) -> Command:

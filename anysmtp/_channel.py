@@ -40,7 +40,7 @@ from ._clock import Clock, Timeouts
 from ._connect import STREAM_ERRORS, Link
 from ._monitor import Monitor, Since
 from ._protocol._commands import Command
-from ._protocol._session import Awaited, Session
+from ._protocol._session import Awaited, Session, Sink
 from ._reply import Reply
 from ._timing import ReplyTimer
 from ._turns import Turn, Turns
@@ -138,7 +138,7 @@ class Channel:
         self,
         commands: Sequence[Command],
         clock: Clock,
-        sink: Callable[[Reply], None] | None = None,
+        sink: Sink | None = None,
     ) -> list[Awaited]:
         """Write one flight and read its replies.
 
@@ -147,7 +147,7 @@ class Channel:
         turn = self.speaker(clock)
         await self.catch_up(turn)
         is_behind = self.is_owed_to_others(turn)
-        awaited = [self.post(command, turn, sink) for command in commands]
+        awaited = self.post([(command, sink) for command in commands], turn)
         await self.write(b"".join([command.line for command in commands]), is_behind=is_behind)
         await self.wait(awaited[-1], turn)
         if self.session.broken is not None:
@@ -184,19 +184,24 @@ class Channel:
         return awaited.reply
 
     def post(
-        self,
-        command: Command,
-        turn: Turn,
-        sink: Callable[[Reply], None] | None = None,
-        octets: int = 0,
-    ) -> Awaited:
-        """Queue a command, which the caller writes before he awaits anything."""
-        awaited = self.session.send(command, sink, turn, octets)
+        self, flight: Sequence[tuple[Command, Sink | None]], turn: Turn, octets: int = 0
+    ) -> list[Awaited]:
+        """Queue commands, which the caller writes before he awaits anything.
+
+        ``octets`` of a message go out with the last one.
+        """
+        session = self.session
+        is_first = not session.awaited
+        last = len(flight) - 1
+        awaited = [
+            session.send(command, sink, turn, octets if number == last else 0)
+            for number, (command, sink) in enumerate(flight)
+        ]
         if _wire.isEnabledFor(logging.DEBUG):
-            self._trace(">", (command.shown,))
+            self._trace(">", (command.shown for command, _ in flight))
             if octets:
                 self._trace(">", (f"(a message of {octets} octets)",))
-        if self.session.awaits == 1 or self._timer.is_for_nobody:
+        if is_first or self._timer.is_for_nobody:
             self._time()
         return awaited
 
@@ -207,11 +212,7 @@ class Channel:
         """
         written = Written()
         try:
-            async with self.writer as writer:
-                if is_behind:
-                    await writer.send_shielded(data, written)
-                else:
-                    await writer.send(data)
+            await self.writer.write(data, written, is_shielded=is_behind)
         except BaseException:
             if not written.is_done:
                 await self.break_off("a write was interrupted")
@@ -241,7 +242,7 @@ class Channel:
         if self._closing is not None:
             await self._close_if_forsaken()
 
-    def begin_body(self, octets: int, sink: Callable[[Reply], None]) -> Awaited:
+    def begin_body(self, octets: int, sink: Sink) -> Awaited:
         """The message goes out from here on; what its end awaits."""
         self._trace(">", (f"(a message of {octets} octets)",))
         return self.session.begin_body(sink)
@@ -382,7 +383,8 @@ class Channel:
         for waiting in self._waiting:
             if waiting.until.reply is not None:
                 waiting.wake()
-        self._time()
+        if session.awaited:
+            self._time()
         return True
 
     async def _give_up(self, turn: Turn, waiting: _Waiting) -> None:

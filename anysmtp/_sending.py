@@ -22,12 +22,11 @@ from ._clock import Clock
 from ._delivery import Ledger
 from ._envelope import Content, Job
 from ._protocol._commands import Command
-from ._protocol._session import Awaited
+from ._protocol._session import Awaited, Sink
 from ._protocol._transaction import (
     EAGER_SIZE,
     MAX_FLIGHT,
     Pipelining,
-    Sink,
     Transaction,
     needs_downgrade,
 )
@@ -186,9 +185,7 @@ class Sending:
         if self._last is None:
             channel.messages += 1
         octets = self._content.size if transaction.is_eager else 0
-        last = len(flight) - 1
-        for number, (command, sink) in enumerate(flight):
-            self._last = channel.post(command, turn, sink, octets if number == last else 0)
+        self._last = channel.post(flight, turn, octets)[-1]
         lines = [command.line for command, _ in flight]
         if transaction.is_eager:
             transaction.hand_over()

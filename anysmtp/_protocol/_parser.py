@@ -33,12 +33,15 @@ MAX_LINE = 12294
 MAX_LINES = 1000
 # What one reply may hold in memory.
 MAX_REPLY = 65536
+# How many replies of one line are kept, to be handed out again: a server has a few for the most
+# part of what it says, and they are in the first message.
+_KNOWN = 64
 
 
 class ReplyParser:
     """Collects bytes and hands out replies; every size is bounded."""
 
-    __slots__ = ("_buffer", "_code", "_lines", "_position", "_size")
+    __slots__ = ("_buffer", "_code", "_known", "_lines", "_position", "_size")
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -46,6 +49,7 @@ class ReplyParser:
         self._code = 0
         self._lines: list[str] = []
         self._size = 0
+        self._known: dict[bytes, Reply] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -62,16 +66,31 @@ class ReplyParser:
 
         SMTPProtocolError if the bytes are no reply, or a larger one than is acceptable.
         """
-        if not self._lines and (found := _ONE_LINE.match(self._buffer, self._position)):
-            self._position = found.end()
-            code, text = found.groups()
-            return Reply(int(code), (text.decode("utf-8", "surrogateescape"),))
-        while (line := self._next_line()) is not None:
-            if self._take_line(line):
+        if not self._lines:
+            start = self._position
+            end = self._buffer.find(b"\n", start) + 1
+            line = self._buffer[start:end]
+            reply = self._known.get(line) or self._one_line(line)
+            if reply is not None:
+                self._position = end
+                return reply
+        while (part := self._next_line()) is not None:
+            if self._take_line(part):
                 reply = Reply(self._code, self._lines)
                 self._lines, self._size = [], 0
                 return reply
         return None
+
+    def _one_line(self, line: bytes) -> Reply | None:
+        """What most replies are."""
+        found = _ONE_LINE.fullmatch(line)
+        if found is None:
+            return None
+        code, text = found.groups()
+        reply = Reply(int(code), (text.decode("utf-8", "surrogateescape"),))
+        if len(self._known) < _KNOWN:
+            self._known[line] = reply
+        return reply
 
     def _next_line(self) -> bytes | None:
         start = self._position

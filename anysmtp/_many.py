@@ -24,7 +24,7 @@ from collections.abc import (
 from contextlib import AbstractContextManager
 from email.message import Message
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
@@ -265,8 +265,7 @@ class _Stream(AsyncIterator[Delivery[Any]]):
     async def _take_in(self, mail: Any) -> None:
         """Serialise a mail, and put it in line; one that cannot be sent ends here."""
         number, self._pulled = self._pulled, self._pulled + 1
-        key = mail.key if isinstance(mail, Mail) else None
-        item = Item(number, Delivery[Any](key=key))
+        item = Item(number, Delivery[Any](key=getattr(mail, "key", None)))
         try:
             await self._intake.serialise(item, mail)
         except Exception as error:  # noqa: BLE001 - a caller's policy or iterable raises anything
@@ -284,13 +283,9 @@ class _Intake:
         self._monitor = leases.monitor
         self._prepare = prepare
 
-    async def serialise(self, item: Item, mail: Any) -> None:
+    async def serialise(self, item: Item, given: Any) -> None:
         """Open its book, and make its job. TypeError for what is no mail."""
-        if isinstance(mail, Message):
-            # Alone it has the envelope of its header fields.
-            mail = Mail(cast("Message", mail))
-        if not isinstance(mail, Mail):
-            raise TypeError(f"a mail is a message object or a Mail, not {type(mail).__name__}")
+        mail = _as_mail(given)
         message = mail.message
         asked = Asked(
             {"envelope": mail.envelope, "delivery": item.delivery},
@@ -303,6 +298,15 @@ class _Intake:
         item.book.__enter__()
         job = await self._prepare(mail, item.book)
         item.attempts = Attempts(job, item.book.ledger, self._settings.retry)
+
+
+def _as_mail(mail: Message | Mail[Any]) -> Mail[Any]:
+    """A message object alone is a mail with the envelope of its header fields."""
+    if isinstance(mail, Message):
+        return Mail(mail)
+    if not isinstance(mail, Mail):
+        raise TypeError(f"a mail is a message object or a Mail, not {type(mail).__name__}")
+    return mail
 
 
 class _Outlet:

@@ -20,7 +20,7 @@ from ._channel import Channel
 from ._connection import SMTPConnection, connection_on, retire
 from ._delivery import Ledger
 from ._envelope import Job, Mail
-from ._leases import Again, Leases, Statistics
+from ._leases import Again, Leases
 from ._lifecycle import Call, Lifecycle
 from ._mailer import BaseMailer
 from ._many import READ_AHEAD, SendMany, send_many
@@ -28,6 +28,8 @@ from ._pool import Claim
 from ._protocol._extensions import Extensions
 from ._sending import Sending
 from ._settings import Options, from_url, settle
+from ._statistics import Statistics, statistics_of
+from ._tasks import task_id
 from ._turns import Turn
 from .errors import SMTPException, with_outcome
 
@@ -148,7 +150,7 @@ class SMTP(BaseMailer):
 
     def statistics(self) -> Statistics:
         """What the client has, and has done since it was made."""
-        return self._leases.statistics()
+        return statistics_of(self._leases.pool, self._monitor)
 
     async def aclose(self) -> None:
         """End the client: let sends in flight finish, say QUIT, close.
@@ -161,9 +163,9 @@ class SMTP(BaseMailer):
             await lowlevel.checkpoint()
             return
         life.check_loop()
-        if pool.is_held_by(_task()):
+        if pool.is_held_by(task_id()):
             raise RuntimeError("closing the client inside its own connection()")
-        if _task() in life.insides:
+        if task_id() in life.insides:
             raise RuntimeError("closing the client inside its own send_many()")
         life.state = "closing"
         try:
@@ -215,7 +217,7 @@ class SMTP(BaseMailer):
             while True:
                 if (again := await self._attempt(call, job, ledger, again)) is None:
                     return
-                self._monitor.again(again)
+                self._monitor.again(again.reason)
                 ledger.again(recipient.given for recipient in job.recipients)
 
     async def _attempt(
@@ -292,7 +294,3 @@ class Borrowed:
         assert self._claim.connection is not None
         self._claim.connection.is_pooled = True
         await self._client._leases.give_back(self._claim)
-
-
-def _task() -> int:
-    return anyio.get_current_task().id

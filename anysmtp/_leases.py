@@ -15,21 +15,19 @@ try with the same password would count against the account.
 from __future__ import annotations
 
 import re
-import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
 import anyio
-from anyio import to_thread
 
-from . import _connect, _dialogue
 from ._channel import Channel, WornOut
 from ._clock import Clock
 from ._delivery import Ledger
 from ._envelope import Job
-from ._establish import establish
+from ._establish import SharedContext, establish
+from ._farewell import close_all, quit_all
 from ._lifecycle import Call, Lifecycle
 from ._monitor import Monitor
 from ._pool import Claim, Pool
@@ -37,7 +35,7 @@ from ._protocol._transaction import MAX_FLIGHT
 from ._rate import Pace
 from ._sending import WINDOW
 from ._settings import Settings
-from ._tasks import UngroupedTasks
+from ._tasks import task_id
 from ._turns import Turn
 from .errors import (
     SMTPAuthenticationError,
@@ -47,54 +45,18 @@ from .errors import (
     SMTPTimeoutError,
 )
 
-# Seconds for QUIT on all connections together, when a client is closed.
-_QUIT_TIMEOUT = 2.0
 # What servers say to MAIL on a connection too many: Exchange 432 4.3.2 "Concurrent connections
 # limit exceeded", Gmail 421 4.7.0 "Too many concurrent SMTP connections".
 _TOO_MANY_CONNECTIONS = re.compile(r"\bconnections?\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
-    """What a client has and has done, at one moment."""
-
-    max_connections: int
-    """How many connections there may be, by its `Limits`."""
-    allowed_connections: int
-    """How many the server is asked for at present; fewer after it has refused some."""
-    open_connections: int
-    """How many there are."""
-    idle_connections: int
-    """How many of them nobody uses."""
-    sending: int
-    """How many sends, and users of `SMTP.connection`, have a connection or are opening one."""
-    waiting: int
-    """How many wait for one."""
-    connections_opened: int
-    """How many connections were opened since the client was made."""
-    connections_failed: int
-    """How many could not be opened."""
-    connections_lost: int
-    """How many ended by a failure of the network, the server or a cancelled send."""
-    messages_accepted: int
-    """How many sends ended with all recipients accepted."""
-    messages_refused: int
-    """How many ended with a recipient refused, and nothing worse."""
-    messages_not_sent: int
-    """How many ended with a recipient to whom nothing was sent, and nothing worse."""
-    messages_in_doubt: int
-    """How many ended with a recipient in doubt."""
-    retries: int
-    """How many attempts were made again, by `Retry`."""
-
-
-class Again(Exception):
+@dataclass(frozen=True, slots=True)
+class Again:
     """A message was not sent, and a connection that had served before is to blame."""
 
-    def __init__(self, reason: str, *, is_last: bool = False) -> None:
-        super().__init__(reason)
-        self.is_last = is_last
-        """Whether it gets a fresh connection, and no other one after that."""
+    reason: str
+    is_last: bool = False
+    """Whether it gets a fresh connection, and no other one after that."""
 
 
 class Leases:
@@ -111,8 +73,7 @@ class Leases:
         )
         self._life = life
         self.monitor = Monitor(life.server, settings.observer)
-        self._tls_context = settings.tls_context
-        self._loading = anyio.Lock()
+        self._tls_context = SharedContext(settings)
         self.pace = None if limits.rate is None else Pace(limits.rate)
         """Who may begin a message when."""
         self._login_failures = 0
@@ -138,7 +99,7 @@ class Leases:
         call.clock.stop()
         failures = self._login_failures
         claim = pool.claim(
-            _task(),
+            task_id(),
             turn.wake,
             is_first=again is not None,
             is_fresh=again is not None and again.is_last,
@@ -157,26 +118,6 @@ class Leases:
         except BaseException:
             await self._let_go(claim, turn)
             raise
-
-    def statistics(self) -> Statistics:
-        """The numbers of this moment."""
-        pool, monitor = self.pool, self.monitor
-        return Statistics(
-            max_connections=pool.capacity,
-            allowed_connections=pool.allowed,
-            open_connections=pool.open,
-            idle_connections=pool.idle,
-            sending=pool.granted,
-            waiting=pool.waiting,
-            connections_opened=monitor.opened,
-            connections_failed=monitor.failed,
-            connections_lost=monitor.lost,
-            messages_accepted=monitor.messages["accepted"],
-            messages_refused=monitor.messages["refused"],
-            messages_not_sent=monitor.messages["not_sent"],
-            messages_in_doubt=monitor.messages["in_doubt"],
-            retries=monitor.retries,
-        )
 
     def again_after(
         self,
@@ -247,6 +188,9 @@ class Leases:
                 raise
             self.monitor.lets_in_fewer(self.pool.allowed)
             return False
+        finally:
+            if ledger is not None:
+                ledger.phase = "waiting"
         channel.max_messages = _least(
             self.settings.limits.max_messages_per_connection,
             channel.session.extensions.limits.get("MAILMAX"),
@@ -258,17 +202,18 @@ class Leases:
 
     async def _establish(self, call: Call) -> Channel:
         if not self.pool.open:
-            return await establish(self.settings, call.clock, self._get_tls_context, self.monitor)
+            return await establish(self.settings, call.clock, self._tls_context.get, self.monitor)
         # A clock of its own: where others are open, its end is not the end of the call.
         with Clock(self._life.server) as clock:
-            return await establish(self.settings, clock, self._get_tls_context, self.monitor)
+            return await establish(self.settings, clock, self._tls_context.get, self.monitor)
 
     def _remember(self, error: SMTPException) -> None:
         """A login that failed is not tried by those who waited for it to work."""
         if isinstance(error, SMTPAuthenticationError):
             self.pool.opens_one_first = True
             self._login_failures += 1
-            self._login_failure = error
+            # As it is now: once its send has ended, it says what became of that message.
+            self._login_failure = copy(error)
 
     def _may_wait_after(self, error: SMTPException) -> bool:
         """Whether a connection was refused because of those that there are.
@@ -324,26 +269,9 @@ class Leases:
             else:
                 await channel.break_off("the connection was not left in order")
 
-    async def _get_tls_context(self) -> ssl.SSLContext:
-        """The caller's context, or the default one, made once; loading it reads files."""
-        async with self._loading:
-            if self._tls_context is None:
-                verify = self.settings.tls != "opportunistic"
-                self._tls_context = await to_thread.run_sync(
-                    lambda: _connect.create_tls_context(validate_certs=verify)
-                )
-            return self._tls_context
-
     async def say_goodbye(self) -> None:
-        """QUIT on every connection, all at once; what does not answer in time is closed."""
-        idle = self.pool.drain()
-        try:
-            with anyio.move_on_after(_QUIT_TIMEOUT):
-                async with UngroupedTasks() as group:
-                    for channel in idle:
-                        group.start_soon(_quit, channel)
-        finally:
-            await close_all(idle, "the client was closed")
+        """QUIT on every connection; what does not answer in time is closed."""
+        await quit_all(self.pool.drain(), "the client was closed")
 
     async def abort(self) -> None:
         """Close every connection."""
@@ -369,30 +297,3 @@ def _has_room(channel: Channel) -> bool:
 
 def _least(*numbers: int | None) -> int | None:
     return min((number for number in numbers if number is not None), default=None)
-
-
-async def close_all(channels: Sequence[Channel], reason: str) -> None:
-    """Close each of them, also where this is cancelled in a way that no shield stops."""
-    interruption: BaseException | None = None
-    for channel in channels:
-        channel.drop(reason)
-    for channel in channels:
-        try:
-            await channel.close(reason)
-        except BaseException as error:  # noqa: BLE001, PERF203 - raised once all are closed
-            interruption = error
-    if interruption is not None:
-        raise interruption
-
-
-async def _quit(channel: Channel) -> None:
-    try:
-        async with channel.turn():
-            with Clock(channel.link.server) as clock:
-                await _dialogue.quit_now(channel, clock)
-    except SMTPException as error:
-        channel.monitor.no_goodbye(error)
-
-
-def _task() -> int:
-    return anyio.get_current_task().id

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import anyio
 from anyio import lowlevel
 
+from ._bell import Bell
 from ._clock import Clock
 from .errors import SMTPServerDisconnected
 
@@ -34,7 +35,7 @@ class Lifecycle:
         self._reason = ""
         self.insides: list[object] = []
         """The tasks that are inside a `send_many` of the client."""
-        self._ended: anyio.Event | None = None
+        self._ended = Bell()
         self._loop: lowlevel.EventLoopToken | None = None
 
     def check_loop(self) -> None:
@@ -74,9 +75,6 @@ class Lifecycle:
     async def wait_until_quiet(self, is_in_use: Callable[[], bool]) -> None:
         """Wait until nothing is under way, and nothing is in use."""
         while self._sends or self._calls or is_in_use():
-            # Several tasks may close the client: they all wait for the same event.
-            if self._ended is None or self._ended.is_set():
-                self._ended = anyio.Event()
             await self._ended.wait()
 
     def abort(self, reason: str) -> None:
@@ -88,8 +86,7 @@ class Lifecycle:
 
     def notify(self) -> None:
         """Tell whoever waits for the end to look again."""
-        if self._ended is not None:
-            self._ended.set()
+        self._ended.ring()
 
     def count(self, sends: int) -> None:
         self._sends += sends

@@ -146,7 +146,8 @@ class BaseMailer(ABC):
         sent, for malformed addresses, no sender, no recipients, or two blocks of Resent- fields.
 
         Cancelled or timed out, the message is not sent, or in doubt if its end had left; the
-        ``delivery`` says which. The connection is closed then.
+        ``delivery`` says which. Its connection is closed then, unless others send on it: they read
+        what is not waited for any more.
         """
         if not isinstance(message, Message):
             raise TypeError(

@@ -6,9 +6,9 @@ same: wait for the flight's replies, write the next one, until the envelope is s
 message, with whose end the next passenger may leave.
 
 An eager one is all in its first flight. It gives the turn back as soon as that is written, so that
-a window of them is on the way at once: as many as fit the buffers of a socket on either side, for
-then no write waits, and none can be torn by a cancellation while others have replies in front of
-it.
+a window of them is on the way at once: as many as the buffers of a socket take, as a rule, so that
+a write seldom waits. One that does, while others have replies in front of it, is shielded from
+cancellation for a moment, which does not tear it (see `_channel`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from ._transfer import Body, send_body
 from ._turns import Turn
 from .errors import SMTPException, SMTPServerDisconnected
 
-# Octets of messages on the way, unanswered, on one connection: what a socket's buffers take.
+# Octets of messages on the way, unanswered, on one connection: what a socket's buffers take, as a
+# rule.
 WINDOW = 65536
 
 
@@ -153,6 +154,7 @@ class Sending:
         if self._pace is None:
             return
         clock.stop()
+        self._ledger.phase = "waiting"
         is_alone = channel.session.is_quiet
         if not await self._pace.begin(lambda: not is_alone or channel.looks_alive()):
             raise channel.worn_out()

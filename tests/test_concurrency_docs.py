@@ -29,7 +29,7 @@ from anysmtp import (
     Limits,
     Mail,
     Retry,
-    _leases,
+    _farewell,
     _many,
     _pool,
     _sending,
@@ -296,6 +296,6 @@ def test_the_numbers_of_the_page_are_those_of_the_code() -> None:
         "a message of up to 32 KiB leaves together": EAGER_SIZE == 32 << 10,
         "up to 64 KiB of messages are on the way": _sending.WINDOW == 64 << 10,
         "is writing a message of more than 64 KiB": ONE_WRITE == 64 << 10,
-        "That takes two seconds at the most": _leases._QUIT_TIMEOUT == 2,
+        "That takes two seconds at the most": _farewell._QUIT_TIMEOUT == 2,
     }
     assert {words for words, is_so in said.items() if not is_so or words not in TEXT} == set()

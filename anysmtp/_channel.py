@@ -29,7 +29,7 @@ from __future__ import annotations
 import logging
 import math
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import anyio

@@ -13,7 +13,6 @@ from email.message import Message
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-import anyio
 from anyio import lowlevel
 
 from ._channel import Channel
@@ -131,7 +130,7 @@ class SMTP(BaseMailer):
         """
         try:
             with self._life.call() as call:
-                claim = await self._leases.lease(call, Turn(call.clock))
+                claim = await self._leases.lease(call, Turn(call))
                 channel = claim.connection
                 assert channel is not None
                 await self._leases.give_back(claim)
@@ -226,7 +225,7 @@ class SMTP(BaseMailer):
         """Send once; whether, after a failure that the caller need not see, it is sent again."""
         ledger.phase = "waiting"
         sending = Sending(job, ledger, self._settings.pipelining, self._leases.pace)
-        turn = Turn(call.clock, sending)
+        turn = Turn(call, sending)
         leases = self._leases
         claim = await leases.lease(call, turn, ledger, again=again)
         channel = claim.connection
@@ -243,7 +242,7 @@ class SMTP(BaseMailer):
                     return more
             raise
         else:
-            leases.pool.took_message(anyio.current_time())
+            leases.took_message()
             return None
         finally:
             await leases.give_back(claim)
@@ -265,7 +264,7 @@ class Borrowed:
             raise RuntimeError("each `connection()` is entered once")
         client = self._client
         with client._life.call() as call:
-            self._claim = await client._leases.lease(call, Turn(call.clock))
+            self._claim = await client._leases.lease(call, Turn(call), is_held=True)
         channel = self._claim.connection
         assert channel is not None
         settings = client._settings

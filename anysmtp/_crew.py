@@ -333,7 +333,7 @@ class _Conveyor:
         try:
             async with channel.turn(item.turn):
                 await item.sending.deliver(channel, item.turn)
-            self._leases.pool.took_message(anyio.current_time())
+            self._leases.took_message()
         except SMTPException as caught:
             error = caught
             if item.again is None or not item.again.is_last:
@@ -375,5 +375,5 @@ class _Conveyor:
         settings = self._leases.settings
         pace = self._leases.pace
         item.sending = Sending(item.job, item.book.ledger, settings.pipelining, pace)
-        item.turn = Turn(call.clock, item.sending)
+        item.turn = Turn(call, item.sending)
         item.book.ledger.phase = "waiting"

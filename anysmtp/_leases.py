@@ -88,31 +88,34 @@ class Leases:
         *,
         again: Again | None = None,
         asker: object = None,
+        is_held: bool = False,
     ) -> Claim[Channel]:
         """A granted claim with a connection that is alive, as far as a look can tell.
 
-        Or one on which the passenger is under way already.
+        Or one on which the passenger is under way already. ``asker`` is the task that waits for it,
+        if not this one; ``is_held`` if this task may do other things with the client meanwhile.
         """
         pool = self.pool
         if expired := pool.expired(anyio.current_time()):
             await close_all(expired, "the connection was idle for too long")
-        call.clock.stop()
+        call.stop()
         failures = self._login_failures
         claim = pool.claim(
-            task_id(),
             turn.wake,
+            task_id if asker is None else lambda: asker,
+            holder=task_id() if is_held else None,
             is_first=again is not None,
             is_fresh=again is not None and again.is_last,
             may_share=turn.passenger is not None,
-            asker=asker,
         )
         claim.ticket = turn
         try:
             while True:
-                if not claim.is_granted:
+                if claim.slot is None:
                     await turn.wait()
-                if turn.has_boarded or await self._is_ready(claim):
+                if turn.has_boarded or self._is_ready(claim):
                     return claim
+                await self._discard(claim)
                 if await self._open(call, claim, ledger, failures):
                     return claim
         except BaseException:
@@ -148,6 +151,11 @@ class Leases:
             return Again("the connection was worn out, taking a new one", is_last=True)
         return None
 
+    def took_message(self) -> None:
+        """The server took a message."""
+        if self.pool.is_lowered:
+            self.pool.took_message(anyio.current_time())
+
     def feed(self, channel: Channel, source: Callable[[], Turn | None]) -> None:
         """Where passengers of a connection come from when nobody waits for one."""
         self._feeds.setdefault(channel, source)
@@ -156,21 +164,25 @@ class Leases:
         if self._feeds.get(channel) is source:
             del self._feeds[channel]
 
-    async def _is_ready(self, claim: Claim[Channel]) -> bool:
-        """Whether the claim brought a connection that can be used; it is closed if it cannot."""
-        channel, slot = claim.connection, claim.slot
-        if channel is None or slot is None:
+    def _is_ready(self, claim: Claim[Channel]) -> bool:
+        """Whether the claim brought a connection that can be used."""
+        slot = claim.slot
+        if slot is None or (channel := slot.connection) is None:
             return False
-        if slot.users > 1 or (not claim.is_fresh and channel.is_reusable):
-            return True
-        self.pool.opening(claim)
-        await channel.close("the connection was replaced")
-        return False
+        return slot.users > 1 or (not claim.is_fresh and channel.is_reusable)
+
+    async def _discard(self, claim: Claim[Channel]) -> None:
+        """Close the connection that the claim brought, if it brought one, for it is of no use."""
+        if (channel := claim.connection) is not None:
+            self.pool.opening(claim)
+            await channel.close("the connection was replaced")
 
     async def _open(
         self, call: Call, claim: Claim[Channel], ledger: Ledger | None, login_failures: int
     ) -> bool:
         """Open a connection; False if the claim waits for another one instead."""
+        # Whoever is asked for a token may send a message.
+        claim.holder = claim.holder or task_id()
         if self._login_failures > login_failures:
             # It was waiting for this very login: another try would count against the account.
             assert self._login_failure is not None
@@ -181,7 +193,7 @@ class Leases:
             channel = await self._establish(call)
         except SMTPException as error:
             self._remember(error)
-            call.clock.release()
+            call.release()
             if not self._may_wait_after(error) or not self.pool.refused(
                 claim, anyio.current_time()
             ):
@@ -202,7 +214,7 @@ class Leases:
 
     async def _establish(self, call: Call) -> Channel:
         if not self.pool.open:
-            return await establish(self.settings, call.clock, self._tls_context.get, self.monitor)
+            return await establish(self.settings, call, self._tls_context.get, self.monitor)
         # A clock of its own: where others are open, its end is not the end of the call.
         with Clock(self._life.server) as clock:
             return await establish(self.settings, clock, self._tls_context.get, self.monitor)

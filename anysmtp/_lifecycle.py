@@ -31,6 +31,7 @@ class Lifecycle:
         self.server = server
         self.state: State = "new"
         self._calls: set[Call] = set()
+        self._admitted = Admitted(self)
         self._sends = 0
         self._reason = ""
         self.insides: list[object] = []
@@ -55,7 +56,7 @@ class Lifecycle:
     def admit(self) -> Admitted:
         """Stands around a send from its beginning: a clean end waits for it."""
         self.check_open()
-        return Admitted(self)
+        return self._admitted
 
     def call(self, *, admitted: bool = False) -> Call:
         """Stands around a call; ``admitted``, if it is part of a send that was let in before."""
@@ -82,7 +83,7 @@ class Lifecycle:
         self.state = "closed"
         self._reason = reason
         for call in self._calls:
-            call.clock.abort(reason)
+            call.abort(reason)
 
     def notify(self) -> None:
         """Tell whoever waits for the end to look again."""
@@ -100,19 +101,18 @@ class Lifecycle:
         self.notify()
 
 
-class Call:
-    """One call of a client, under a clock of its own."""
+class Call(Clock):
+    """The clock of one call of a client, which the client's end stops."""
 
-    __slots__ = ("_life", "clock")
+    __slots__ = ("_life",)
 
     def __init__(self, life: Lifecycle) -> None:
+        super().__init__(life.server)
         self._life = life
-        self.clock: Clock = Clock(life.server)
 
     def __enter__(self) -> Self:
         self._life.register(self)
-        self.clock.__enter__()
-        return self
+        return super().__enter__()
 
     def __exit__(
         self,
@@ -121,11 +121,11 @@ class Call:
         traceback: TracebackType | None,
     ) -> None:
         self._life.discard(self)
-        self.clock.__exit__(exc_type, exc, traceback)
+        super().__exit__(exc_type, exc, traceback)
 
 
 class Admitted:
-    """A send that is under way."""
+    """Stands around sends that are under way, any number of them."""
 
     __slots__ = ("_life",)
 

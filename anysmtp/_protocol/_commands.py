@@ -30,8 +30,8 @@ _OTHER = _ROWS["other"]
 class Command:
     """One command line.
 
-    ``row`` is what the state tables say of the verb; ``shown`` is the line for people and logs, which
-    an ``is_secret`` command must give.
+    ``row`` is what the state tables say of the verb; ``shown`` is the line for people and logs,
+    which an ``is_secret`` command must give.
     """
 
     __slots__ = ("is_secret", "line", "row", "shown", "verb")

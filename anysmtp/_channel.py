@@ -222,7 +222,7 @@ class Channel:
         """Read, or let another task read, until this reply is there; ``turn`` is who waits."""
         waiting = _Waiting(until, turn)
         self._waiting.append(waiting)
-        self._time()
+        self._timer.update(self._waiting[0].turn)
         try:
             while until.reply is None:
                 if self.session.broken is not None:
@@ -237,7 +237,7 @@ class Channel:
         finally:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
-            if not self._is_read and self._waiting:
+            if self._waiting and not self._is_read:
                 self._waiting[0].wake()
         if self._closing is not None:
             await self._close_if_forsaken()
@@ -313,10 +313,11 @@ class Channel:
 
     def is_owed_to_others(self, turn: Turn) -> bool:
         """Whether somebody else waits for a reply."""
-        return self.session.awaits > 0 and any(
-            isinstance(owner, Turn) and owner.clock is not turn.clock
-            for owner in self.session.owners
-        )
+        for awaited in self.session.awaited:
+            owner = awaited.owner
+            if owner is not turn and isinstance(owner, Turn) and owner.clock is not turn.clock:
+                return True
+        return False
 
     def take_along(self) -> bytes:
         """The first flights of those who are next, to leave with what the holder writes."""
@@ -333,10 +334,11 @@ class Channel:
         turns = self.turns
         if turns.holder is turn:
             turns.holder = None
-        if self.is_open and turns.holder is None and not self.session.can_be_followed:
+        if turns.holder is None and not self.session.can_be_followed and self.is_open:
             self._closing = _UNFINISHED
         try:
-            await self._close_if_forsaken()
+            if self._closing is not None or not self.session.is_quiet:
+                await self._close_if_forsaken()
         finally:
             turns.pass_on()
 
@@ -381,8 +383,8 @@ class Channel:
             self._break("the server refused a chunk that it may have read as commands")
             return False
         for waiting in self._waiting:
-            if waiting.until.reply is not None:
-                waiting.wake()
+            if waiting.news is not None and waiting.until.reply is not None:
+                waiting.news.set()
         if session.awaited:
             self._time()
         return True

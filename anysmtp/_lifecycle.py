@@ -87,18 +87,8 @@ class Lifecycle:
 
     def notify(self) -> None:
         """Tell whoever waits for the end to look again."""
-        self._ended.ring()
-
-    def count(self, sends: int) -> None:
-        self._sends += sends
-        self.notify()
-
-    def register(self, call: Call) -> None:
-        self._calls.add(call)
-
-    def discard(self, call: Call) -> None:
-        self._calls.discard(call)
-        self.notify()
+        if self.state not in ("new", "open"):
+            self._ended.ring()
 
 
 class Call(Clock):
@@ -111,7 +101,7 @@ class Call(Clock):
         self._life = life
 
     def __enter__(self) -> Self:
-        self._life.register(self)
+        self._life._calls.add(self)
         return super().__enter__()
 
     def __exit__(
@@ -120,7 +110,8 @@ class Call(Clock):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._life.discard(self)
+        self._life._calls.discard(self)
+        self._life.notify()
         super().__exit__(exc_type, exc, traceback)
 
 
@@ -133,7 +124,7 @@ class Admitted:
         self._life = life
 
     def __enter__(self) -> None:
-        self._life.count(+1)
+        self._life._sends += 1
 
     def __exit__(
         self,
@@ -141,4 +132,5 @@ class Admitted:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._life.count(-1)
+        self._life._sends -= 1
+        self._life.notify()

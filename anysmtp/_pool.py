@@ -180,9 +180,7 @@ class Pool(Generic[C]):
         self._numbers += 1
         # In front of all that ask for the first time, and behind those that have asked again.
         number = self._numbers - _IN_FRONT if is_first else self._numbers
-        claim: Claim[C] = Claim(
-            wake, number, holder=holder, is_fresh=is_fresh, may_share=may_share
-        )
+        claim: Claim[C] = Claim(wake, number, holder=holder, is_fresh=is_fresh, may_share=may_share)
         if self._idle and not self._waiting and not is_fresh:
             self._give(claim, self._idle.pop())
             return claim

@@ -31,6 +31,7 @@ _ONE_LINE = re.compile(rb"([2-5][0-9][0-9]) ([^\r\n]{0,512})\r\n")
 MAX_LINE = 12294
 # An EHLO reply has some twenty lines, HELP a hundred.
 MAX_LINES = 1000
+_TOO_LONG = f"a line of a reply is longer than {MAX_LINE} octets"
 # What one reply may hold in memory.
 MAX_REPLY = 65536
 # How many replies of one line are kept, to be handed out again: a server has a few for the most
@@ -66,19 +67,23 @@ class ReplyParser:
 
         SMTPProtocolError if the bytes are no reply, or a larger one than is acceptable.
         """
-        if not self._lines:
-            start = self._position
-            end = self._buffer.find(b"\n", start) + 1
+        start = self._position
+        end = self._buffer.find(b"\n", start) + 1
+        while end:
             line = self._buffer[start:end]
-            reply = self._known.get(line) or self._one_line(line)
-            if reply is not None:
-                self._position = end
+            self._position = end
+            if not self._lines and (reply := self._known.get(line) or self._one_line(line)):
                 return reply
-        while (part := self._next_line()) is not None:
-            if self._take_line(part):
+            if len(line) > MAX_LINE:
+                raise SMTPProtocolError(_TOO_LONG)
+            if self._take_line(line[:-1].removesuffix(b"\r")):
                 reply = Reply(self._code, self._lines)
                 self._lines, self._size = [], 0
                 return reply
+            start = end
+            end = self._buffer.find(b"\n", start) + 1
+        if len(self._buffer) - start >= MAX_LINE:
+            raise SMTPProtocolError(_TOO_LONG)
         return None
 
     def _one_line(self, line: bytes) -> Reply | None:
@@ -91,16 +96,6 @@ class ReplyParser:
         if len(self._known) < _KNOWN:
             self._known[line] = reply
         return reply
-
-    def _next_line(self) -> bytes | None:
-        start = self._position
-        end = self._buffer.find(b"\n", start, start + MAX_LINE)
-        if end < 0:
-            if len(self._buffer) - start >= MAX_LINE:
-                raise SMTPProtocolError(f"a line of a reply is longer than {MAX_LINE} octets")
-            return None
-        self._position = end + 1
-        return self._buffer[start:end].removesuffix(b"\r")
 
     def _take_line(self, line: bytes) -> bool:
         """Add a line to the reply in progress; True if it is the last one."""

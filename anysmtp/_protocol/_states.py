@@ -94,7 +94,6 @@ ENDS_TRANSACTION = frozenset({"RSET", "EHLO", "HELO", ".", "BDAT LAST", "STARTTL
 READS_CHUNKS_AS_COMMANDS = frozenset({500, 501, 502, 503, 504, 552})
 
 
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """What the tables say of one verb, together: it is asked for with each command and reply."""

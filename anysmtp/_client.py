@@ -60,6 +60,7 @@ class SMTP(BaseMailer):
         self._require_all = self._settings.require_all
         self._add_missing_headers = self._settings.add_missing_headers
         self._retry = self._settings.retry
+        self._pause = self._life.pause
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[Options]) -> Self:
@@ -206,9 +207,6 @@ class SMTP(BaseMailer):
         """End everything that is under way, and close every connection."""
         self._life.abort("the client was closed")
         await self._leases.abort()
-
-    async def _pause(self, seconds: float) -> None:
-        await self._life.pause(seconds)
 
     async def _deliver(self, job: Job, ledger: Ledger) -> None:
         with self._life.call(admitted=True) as call:

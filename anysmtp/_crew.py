@@ -148,18 +148,16 @@ class Crew:
         try:
             with scope, self._life.call(admitted=True) as call:
                 await conveyor.run(call, scope)
-        except Exception as error:
-            if not conveyor.has_begun:
+        except BaseException as error:
+            if isinstance(error, Exception) and not conveyor.has_begun:
                 # Also what a caller's own token function raises.
                 self._cannot_begin(first, error)
             elif isinstance(error, SMTPException):
                 self._interrupted(aboard, error)
             else:
+                for item in aboard:
+                    item.end(error)
                 raise
-        except BaseException as cancellation:
-            for item in aboard:
-                item.end(cancellation)
-            raise
         finally:
             self._starting.discard(scope)
         if scope.cancelled_caught:
@@ -200,6 +198,8 @@ class Crew:
         item.again = None
         if not item.book.goes_on(item.attempts, error):
             self._finish(item)
+        elif self.failure is not None:
+            self._go_without(item, self.failure)
         elif item.attempts.delay:
             self._group.start_soon(self._later, item)
         else:
@@ -233,9 +233,7 @@ class Crew:
         for scope in tuple(self._starting):
             scope.cancel()
         for item in self._line:
-            if item.is_known:
-                item.end(copy(error))
-                self._outlet.put(item)
+            self._leave_out(item, error)
         for item in tuple(self._sleeping):
             self._sleeping.discard(item)
             self._finish(item)
@@ -253,22 +251,41 @@ class Crew:
 
     async def _later(self, item: Item) -> None:
         self._sleeping.add(item)
+        failure: SMTPException | None = None
         try:
             await self._life.pause(item.attempts.delay)
         except SMTPException as error:
-            if item in self._sleeping:
-                self._sleeping.discard(item)
-                self._cannot_begin(item, error)
+            failure = error
+        if item not in self._sleeping:
             return
-        if item in self._sleeping:
-            self._sleeping.discard(item)
-            item.attempts.begin()
-            self._back_in_line(item)
+        self._sleeping.discard(item)
+        if failure is not None:
+            self._cannot_begin(item, failure)
+            return
+        item.attempts.begin()
+        self._back_in_line(item)
 
     def _back_in_line(self, item: Item) -> None:
+        if self.failure is not None:
+            self._leave_out(item, self.failure)
+            return
         self._line.appendleft(item)
         self.octets_in_line += item.job.content.size
         self._hire()
+
+    def _leave_out(self, item: Item, failure: Exception) -> None:
+        """It would be next, and there is no connection for it."""
+        if item.is_known:
+            item.end(copy(failure))
+            self._outlet.put(item)
+
+    def _go_without(self, item: Item, failure: Exception) -> None:
+        """It ends as far as it came, for there is no connection for another transaction."""
+        if item.book.ledger.keys("not_sent"):
+            item.end(copy(failure))
+            self._outlet.put(item)
+        else:
+            self._finish(item)
 
     def _finish(self, item: Item) -> None:
         try:

@@ -120,6 +120,7 @@ class BaseMailer(ABC):
     _require_all = False
     _add_missing_headers = True
     _retry: Retry | None = None
+    _pause: Callable[[float], Awaitable[None]] = staticmethod(anyio.sleep)
 
     async def send_message(
         self,
@@ -192,10 +193,6 @@ class BaseMailer(ABC):
                 mail.message, add_missing_headers=self._add_missing_headers
             )
         return await book.job_of_raw(mail.message)
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait between two attempts."""
-        await anyio.sleep(seconds)
 
     @abstractmethod
     async def _deliver(self, job: Job, ledger: Ledger) -> None:

@@ -8,7 +8,7 @@ message, with whose end the next passenger may leave.
 An eager one is all in its first flight. It gives the turn back as soon as that is written, so that
 a window of them is on the way at once: as many as the buffers of a socket take, as a rule, so that
 a write seldom waits. One that does, while others have replies in front of it, is shielded from
-cancellation for a moment, which does not tear it (see `_channel`).
+cancellation for a moment, which does not tear it (see `_writing`).
 """
 
 from __future__ import annotations

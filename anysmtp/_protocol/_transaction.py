@@ -318,12 +318,10 @@ class Transaction:
             self._ledger.learn(keys, "refused", reply)
 
     def _take_back(self) -> None:
-        if not self._is_late or self._is_handed_over:
-            self._ledger.take_back(recipient.given for recipient in self._recipients)
+        self._ledger.take_back(recipient.given for recipient in self._recipients)
 
     def _leave_over(self, too_many: Sequence[str]) -> None:
-        if not self._is_late:
-            self._ledger.left_over = (*too_many, *self._rest)
+        self._ledger.left_over = (*too_many, *self._rest)
 
     def _hang_up(self, reply: Reply, command: str) -> None:
         """The server ends the session: what it has not refused by name was not sent.

@@ -36,6 +36,9 @@ from ._tasks import task_id
 from ._turns import Turn
 from .errors import SMTPException
 
+# Octets of serialised messages in line beyond which it is full.
+MOST_IN_LINE = 4 * 1024 * 1024
+
 
 class Item:
     """One mail on its way."""
@@ -91,9 +94,11 @@ class Crew:
     def __init__(self, leases: Leases, life: Lifecycle, group: TaskGroup, outlet: Outlet) -> None:
         self.failure: Exception | None = None
         """Why there is no connection to be had, once there is none."""
-        self.octets_in_line = 0
+        self.is_line_full = False
+        """Whether no other mail is to be taken, until a half of those in line have left it."""
+        self._octets_in_line = 0
         self.room = Bell()
-        """Rings when there is more room in the line, and when nothing more will leave it."""
+        """Rings when a full line has room again, and when nothing more will leave it."""
         self._leases = leases
         self._life = life
         self._group = group
@@ -117,8 +122,12 @@ class Crew:
 
     def put_in_line(self, item: Item) -> None:
         self._line.append(item)
-        self.octets_in_line += item.job.content.size
+        self._count_in(item)
         self._hire()
+
+    def _count_in(self, item: Item) -> None:
+        self._octets_in_line += item.job.content.size
+        self.is_line_full = self.is_line_full or self._octets_in_line > MOST_IN_LINE
 
     def _hire(self) -> None:
         """One worker for each that is in line, as far as there are connections for them."""
@@ -178,8 +187,10 @@ class Crew:
     def leave_line(self) -> Item:
         """The one who is next in line leaves it."""
         item = self._line.popleft()
-        self.octets_in_line -= item.job.content.size
-        self.room.ring()
+        self._octets_in_line -= item.job.content.size
+        if self.is_line_full and self._octets_in_line <= MOST_IN_LINE // 2:
+            self.is_line_full = False
+            self.room.ring()
         return item
 
     def give_up(self, item: Item, error: Exception) -> None:
@@ -270,7 +281,7 @@ class Crew:
             self._leave_out(item, self.failure)
             return
         self._line.appendleft(item)
-        self.octets_in_line += item.job.content.size
+        self._count_in(item)
         self._hire()
 
     def _leave_out(self, item: Item, failure: Exception) -> None:

@@ -57,8 +57,6 @@ Prepare: TypeAlias = Callable[[Mail[Any], Book], Awaitable[Job]]
 
 # Mails taken from the source whose deliveries were not taken: several windows of small messages.
 READ_AHEAD = 100
-# Octets of serialised messages in line beyond which no other mail is taken.
-_READ_AHEAD_OCTETS = 4 * 1024 * 1024
 # Mails after which others get to run, if taking them did not wait.
 _TURN = 16
 
@@ -172,6 +170,8 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         self._crew = crew
         self._outlet = outlet
         self._read_ahead = read_ahead
+        # Whoever pulls is woken for several mails at once.
+        self._low = read_ahead - max(1, read_ahead // 8)
         self._pulled = 0
         self._taken = 0
         self._is_exhausted = False
@@ -195,7 +195,8 @@ class _Stream(AsyncIterator[Delivery[Any]]):
             if self._outlet.is_empty:
                 await self._outlet.wait()
         self._taken += 1
-        self._crew.room.ring()
+        if self._pulled - self._taken <= self._low:
+            self._crew.room.ring()
         return self._outlet.take()
 
     def _is_over(self) -> bool:
@@ -256,8 +257,7 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         """Wait until another mail may be taken; False if none is to be."""
         crew = self._crew
         while not crew.is_stuck and (
-            self._pulled - self._taken >= self._read_ahead
-            or crew.octets_in_line > _READ_AHEAD_OCTETS
+            self._pulled - self._taken >= self._read_ahead or crew.is_line_full
         ):
             await crew.room.wait()
         return not crew.is_stuck

@@ -13,6 +13,7 @@ from anysmtp import (
     SMTP,
     Delivery,
     Envelope,
+    Mail,
     Recipient,
     SMTPConnection,
     SMTPDataError,
@@ -160,6 +161,25 @@ async def test_several_connections_and_transactions_ask_for_the_same() -> None:
     assert list(receipt.accepted) == [B, C]
     assert [message.mail_options for message in server.messages] == [["RET=FULL"]] * 2
     assert [message.rcpt_options for message in server.messages] == [{B: ["NOTIFY=NEVER"]}, {C: []}]
+
+
+async def test_a_stream_of_messages_asks_for_what_each_envelope_says() -> None:
+    envelopes = [
+        Envelope(sender=SENDER, recipients=Recipient(B, notify="never"), priority=1),
+        Envelope(sender=SENDER, recipients=C, dsn=DSN(envid="2")),
+        Envelope(sender=SENDER, recipients=C, deliver_by=1),
+    ]
+    mails = [Mail(RAW, envelope) for envelope in envelopes]
+    keywords = ["PIPELINING", "DSN", "MT-PRIORITY"]
+    async with (
+        ScriptedServer(keywords=keywords) as server,
+        on_memory(server) as smtp,
+        smtp.send_many(mails, ordered=True) as deliveries,
+    ):
+        outcomes = [delivery.outcome async for delivery in deliveries]
+    assert outcomes == ["accepted", "accepted", "not_sent"]
+    assert [message.mail_options for message in server.messages] == [["MT-PRIORITY=1"], ["ENVID=2"]]
+    assert server.messages[0].rcpt_options == {B: ["NOTIFY=NEVER"]}
 
 
 async def test_a_recipient_who_hangs_up_is_named_with_what_was_asked() -> None:

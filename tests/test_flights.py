@@ -388,8 +388,8 @@ async def test_a_refusal_while_the_last_piece_is_on_its_way_is_the_error() -> No
         anyio.create_task_group() as group,
     ):
         group.start_soon(refuse)
+        raw = b"longer\r\n" * 8192 + b".\r\n" * 21000
         with pytest.raises(SMTPDataError, match="Too much") as caught:
-            raw = b"longer\r\n" * 8192 + b".\r\n" * 21000
             await deliver(smtp, raw, delivery=delivery)
         assert caught.value.connection_closed
     assert delivery.outcome == "refused"

@@ -39,19 +39,22 @@ class Tunnel:
 
     def shake_hands(self) -> None:
         """All but the sending of its last bytes."""
-        while True:
-            try:
-                return self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self._exchange()
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._exchange()
+            self.shake_hands()
 
     def ask(self, command: bytes) -> bytes:
         self._tls.write(command)
-        while True:
-            try:
-                return self._tls.read(READ)
-            except ssl.SSLWantReadError:
-                self._exchange()
+        return self._reply()
+
+    def _reply(self) -> bytes:
+        try:
+            return self._tls.read(READ)
+        except ssl.SSLWantReadError:
+            self._exchange()
+            return self._reply()
 
     def _exchange(self) -> None:
         self._client.sendall(self._written.read())

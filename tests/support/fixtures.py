@@ -115,7 +115,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     vain = [item for item in items if not _has_its_how(item)]
     if vain:
         config.hook.pytest_deselected(items=vain)
-        items[:] = [item for item in items if item not in vain]
+        items[:] = [item for item in items if _has_its_how(item)]
 
 
 def _has_its_how(item: pytest.Item) -> bool:

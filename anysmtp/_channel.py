@@ -36,64 +36,25 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from . import _connect
-from ._clock import Clock, Timeouts, seconds_for
+from ._clock import Clock, Timeouts
 from ._connect import STREAM_ERRORS, Link
 from ._monitor import Monitor, Since
-from ._protocol._body import END, DotStuffer
 from ._protocol._commands import Command
 from ._protocol._session import Awaited, Session
 from ._reply import Reply
-from ._tasks import UngroupedTasks
+from ._timing import ReplyTimer
 from ._turns import Turn, Turns
+from ._writing import Writer, Written
 from .errors import SMTPException, SMTPProtocolError, SMTPServerDisconnected, SMTPTLSError
 
 _wire = logging.getLogger("anysmtp.wire")
 
-# A message up to this size leaves in one write, together with its end.
-ONE_WRITE = 65536
-# Seconds to wait for what a server says when it cuts a message off.
-_LAST_WORDS = 1.0
 _LOST = "the connection was lost"
 _UNFINISHED = "a conversation was not finished"
-# Seconds for a write that the socket's buffers have room for, and that may not be cancelled.
-_SHIELDED_WRITE = 2.0
 
 
 class WornOut(SMTPServerDisconnected):
     """Nothing was sent: the connection is not good enough for another message."""
-
-
-class Body:
-    """A message on its way out, and whom to tell how it goes."""
-
-    __slots__ = ("chunks", "hand_over", "progress", "size", "take_final")
-
-    def __init__(
-        self,
-        chunks: Iterable[bytes],
-        size: int,
-        *,
-        take_final: Callable[[Reply], None],
-        hand_over: Callable[[], None],
-        progress: Callable[[int], None],
-    ) -> None:
-        self.chunks = chunks
-        self.size = size
-        self.take_final = take_final
-        """Called with the final reply, or with a refusal that comes before the end is out."""
-        self.hand_over = hand_over
-        """Called before the write that contains the end of the message."""
-        self.progress = progress
-        """Called with the number of octets of each chunk that was written."""
-
-
-class _Written:
-    """Whether a write has left as a whole, which its end alone does not say."""
-
-    __slots__ = ("is_done",)
-
-    def __init__(self) -> None:
-        self.is_done = False
 
 
 class _Waiting:
@@ -139,11 +100,9 @@ class Channel:
         self._closing: str | None = None
         self._waiting: list[_Waiting] = []
         self._is_read = False
-        self._is_written = False
-        self._written: anyio.Event | None = None
-        self._timed: Awaited | None = None  # what a clock was started for, and whose
-        self._timed_for: Turn | None = None
-        self._is_timed_for_nobody = False
+        self.writer = Writer(link, self._lost)
+        """For those who hold the turn, and write more than `write` takes."""
+        self._timer = ReplyTimer(self.session, timeouts)
         self._breach: tuple[object, SMTPProtocolError] | None = None
 
     @property
@@ -185,7 +144,7 @@ class Channel:
 
         RuntimeError if a command cannot be sent now; then nothing was written.
         """
-        turn = self._speaker(clock)
+        turn = self.speaker(clock)
         await self.catch_up(turn)
         is_behind = self.is_owed_to_others(turn)
         awaited = [self.post(command, turn, sink) for command in commands]
@@ -219,7 +178,7 @@ class Channel:
         self.check_open()
         awaited = self.session.head
         assert awaited is not None
-        awaited.owner = turn = self._speaker(clock)
+        awaited.owner = turn = self.speaker(clock)
         await self.wait(awaited, turn)
         assert awaited.reply is not None
         return awaited.reply
@@ -237,7 +196,7 @@ class Channel:
             self._trace(">", (command.shown,))
             if octets:
                 self._trace(">", (f"(a message of {octets} octets)",))
-        if self.session.awaits == 1 or self._is_timed_for_nobody:
+        if self.session.awaits == 1 or self._timer.is_for_nobody:
             self._time()
         return awaited
 
@@ -246,16 +205,13 @@ class Channel:
 
         ``is_behind``: others have replies in front of it, and it is small.
         """
-        written = _Written()
+        written = Written()
         try:
-            await self._begin_writing()
-            try:
+            async with self.writer as writer:
                 if is_behind:
-                    await self._send_shielded(data, written)
+                    await writer.send_shielded(data, written)
                 else:
-                    await self._send(data)
-            finally:
-                self._end_writing()
+                    await writer.send(data)
         except BaseException:
             if not written.is_done:
                 await self.break_off("a write was interrupted")
@@ -285,25 +241,16 @@ class Channel:
         if self._closing is not None:
             await self._close_if_forsaken()
 
-    async def send_message(self, body: Body, clock: Clock, *, take_along: bool = False) -> None:
-        """Write a message after the server's 354, and read the reply to it.
+    def begin_body(self, octets: int, sink: Callable[[Reply], None]) -> Awaited:
+        """The message goes out from here on; what its end awaits."""
+        self._trace(">", (f"(a message of {octets} octets)",))
+        return self.session.begin_body(sink)
 
-        ``take_along``: whoever is next may begin with its end. Returns when the final reply, or a
-        refusal that came early, was taken; after the latter the channel is closed.
-        """
-        self.check_open()
-        await checkpoint_if_cancelled()
-        turn = self._speaker(clock)
-        end = self.session.begin_body(body.take_final)
-        self._trace(">", (f"(a message of {body.size} octets)",))
-        if body.size > ONE_WRITE:
-            await self._send_long(body, end, turn, take_along=take_along)
-            return
-        wire = b"".join([*map(DotStuffer().stuff, body.chunks), END])
-        flights = self._end(body, end, turn, take_along=take_along)
-        await self.write(wire + flights, is_behind=self._is_anybody_aboard(flights, turn))
-        body.progress(body.size)
-        await self.wait(end, turn)
+    def end_body(self, end: Awaited, turn: Turn) -> None:
+        """The end of the message is about to leave, and its reply is awaited from now on."""
+        end.written = True
+        end.owner = turn
+        self._time()
 
     async def encrypt(self, context: ssl.SSLContext) -> None:
         """Put TLS on the stream, after the server's 220 to STARTTLS (RFC 3207 section 4)."""
@@ -392,134 +339,12 @@ class Channel:
         finally:
             turns.pass_on()
 
-    def _is_anybody_aboard(self, flights: bytes, turn: Turn) -> bool:
-        """Whether a write has the whole of somebody else's message in it."""
-        return bool(flights) and self.session.unanswered > 0 and self.is_owed_to_others(turn)
-
-    def _speaker(self, clock: Clock) -> Turn:
+    def speaker(self, clock: Clock) -> Turn:
         """Who holds the turn, by this clock from here on."""
         turn = self.turns.holder
         assert turn is not None
         turn.clock = clock
         return turn
-
-    def _end(self, body: Body, end: Awaited, turn: Turn, *, take_along: bool) -> bytes:
-        """The end of the message is about to leave; what may leave behind it."""
-        end.written = True
-        end.owner = turn
-        self._time()
-        body.hand_over()
-        return self.take_along() if take_along else b""
-
-    async def _send_long(self, body: Body, end: Awaited, turn: Turn, *, take_along: bool) -> None:
-        """Write a message piece by piece, and listen at the same time.
-
-        A server may refuse a message before it has all of it, and stop reading: what it says is
-        the reason that the caller should see, not that the connection was lost.
-        """
-        failures: list[SMTPException] = []
-        written = _Written()
-
-        async def listen() -> None:
-            try:
-                await self.wait(end, turn)
-            except SMTPException as error:
-                failures.append(error)
-            if not (end.written and end.succeeded):
-                # It may read no further, also where only the last piece is still on its way.
-                group.cancel_scope.cancel()
-
-        try:
-            async with UngroupedTasks() as group:
-                group.start_soon(listen)
-                try:
-                    await self._write_pieces(body, end, turn, written, take_along=take_along)
-                except SMTPException as error:
-                    failures.append(error)
-                    group.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
-        except BaseException:
-            # Once it is out, its reply is like any other that is not waited for.
-            if not written.is_done:
-                await self.break_off("the writing of a message was interrupted")
-            raise
-        if failures or not written.is_done:
-            await self.break_off("a message was not written to its end")
-        if end.reply is None:
-            if failures:
-                raise failures[0]
-            # The listener was cancelled, and so is this task, which has not come to feel it.
-            await self.wait(end, turn)
-
-    async def _write_pieces(
-        self, body: Body, end: Awaited, turn: Turn, written: _Written, *, take_along: bool
-    ) -> None:
-        """Write a message; its last piece and its end leave together."""
-        stuff, clock = DotStuffer().stuff, turn.clock
-        assert clock is not None
-        behind: bytes | None = None
-        await self._begin_writing()
-        try:
-            for chunk in body.chunks:
-                if behind is not None:
-                    clock.start(self.timeouts.data, "the message")
-                    await self._send(stuff(behind))
-                    body.progress(len(behind))
-                behind = chunk
-            assert behind is not None
-            await checkpoint_if_cancelled()
-            last = stuff(behind) + END
-            flights = self._end(body, end, turn, take_along=take_along)
-            if self._is_anybody_aboard(flights, turn):
-                await self._send_shielded(last + flights, written)
-            else:
-                await self._send(last + flights)
-                written.is_done = True
-            body.progress(len(behind))
-        finally:
-            self._end_writing()
-
-    async def _begin_writing(self) -> None:
-        """A passenger may have his replies before the write that took him along has returned."""
-        while self._is_written:
-            self._written = self._written or anyio.Event()
-            await self._written.wait()
-        self._is_written = True
-
-    def _end_writing(self) -> None:
-        self._is_written = False
-        if self._written is not None:
-            self._written.set()
-            self._written = None
-
-    async def _send(self, data: bytes) -> None:
-        try:
-            await self.link.stream.send(data)
-        except STREAM_ERRORS as error:
-            raise self._lost(error) from error
-
-    async def _send_shielded(self, data: bytes, written: _Written) -> None:
-        """Write to the end though the caller is cancelled, unless that takes too long then."""
-        shield, done = anyio.CancelScope(shield=True), anyio.Event()
-        failures: list[SMTPException] = []
-
-        async def send() -> None:
-            with shield:
-                try:
-                    await self._send(data)
-                    written.is_done = True
-                except SMTPException as error:
-                    failures.append(error)
-            done.set()
-
-        async with UngroupedTasks() as group:
-            group.start_soon(send)
-            try:
-                await done.wait()
-            except BaseException:
-                shield.deadline = anyio.current_time() + _SHIELDED_WRITE
-                raise
-        if failures:
-            raise failures[0]
 
     async def _read(self) -> None:
         """Read once, for everybody who waits."""
@@ -624,26 +449,7 @@ class Channel:
         return failure
 
     def _time(self) -> None:
-        """Start the clock for the reply that is next in line, and only that clock.
-
-        For one that nobody waits for, the clock of the first one behind it.
-        """
-        head = self.session.head
-        if head is None or not head.written:
-            return
-        turn = head.owner or next(self.session.owners, None) or self._first_waiting()
-        self._is_timed_for_nobody = turn is None
-        if (head is self._timed and turn is self._timed_for) or not isinstance(turn, Turn):
-            return
-        last, self._timed, self._timed_for = self._timed_for, head, turn
-        if last is not None and last.clock is not None and last.clock is not turn.clock:
-            last.clock.stop()
-        if turn.clock is not None:
-            seconds = seconds_for(self.timeouts, head.command.verb)
-            turn.clock.start(seconds, head.command.shown)
-
-    def _first_waiting(self) -> Turn | None:
-        return self._waiting[0].turn if self._waiting else None
+        self._timer.update(self._waiting[0].turn if self._waiting else None)
 
     def _trace(self, direction: str, lines: Iterable[str]) -> None:
         if _wire.isEnabledFor(logging.DEBUG):

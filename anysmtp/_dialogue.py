@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ssl
 
-from ._channel import Body, Channel
+from ._channel import Channel
 from ._clock import Clock
 from ._envelope import Content
 from ._protocol import _commands
 from ._protocol._commands import Command
 from ._reply import Reply
+from ._transfer import Body, send_body
 from .errors import (
     SMTPConnectError,
     SMTPDataError,
@@ -121,7 +122,7 @@ async def transfer(channel: Channel, clock: Clock, content: Content) -> Reply:
         progress=lambda octets: None,
     )
     try:
-        await channel.send_message(body, clock)
+        await send_body(channel, body, clock)
     except SMTPException as error:
         raise with_outcome(error, "in_doubt" if left else "not_sent") from error.__cause__
     if not final[0].is_positive:

@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ._channel import Body, Channel
+from ._channel import Channel
 from ._clock import Clock
 from ._delivery import Ledger
 from ._envelope import Content, Job
@@ -32,6 +32,7 @@ from ._protocol._transaction import (
     needs_downgrade,
 )
 from ._rate import Pace
+from ._transfer import Body, send_body
 from ._turns import Turn
 from .errors import SMTPException, SMTPServerDisconnected
 
@@ -233,7 +234,7 @@ class Sending:
             nothing = Body((), 0, take_final=_ignore, hand_over=_ignore, progress=_ignore)
             # Whatever becomes of it, the server's refusals before it are the result.
             with suppress(SMTPException):
-                await channel.send_message(nothing, clock, take_along=True)
+                await send_body(channel, nothing, clock, take_along=True)
         elif transaction.end == "hang up":
             await channel.break_off("the server waits for a message that was given up")
         if transaction.goodbye is not None:
@@ -257,7 +258,7 @@ class Sending:
             hand_over=transaction.hand_over,
             progress=progress,
         )
-        await channel.send_message(body, clock, take_along=True)
+        await send_body(channel, body, clock, take_along=True)
 
     def _has_room(self, channel: Channel) -> bool:
         """Whether what is on the way cannot fill either side's buffers (RFC 2920 section 3.1)."""

@@ -34,8 +34,8 @@ from anysmtp import (
     _pool,
     _sending,
 )
-from anysmtp._channel import ONE_WRITE
 from anysmtp._protocol._transaction import EAGER_SIZE
+from anysmtp._transfer import ONE_WRITE
 from support.bench import RECIPIENTS
 from support.clients import RAW, SENDER, deliver, email, on_memory
 from support.script import DEAF, DROP, RESET, STALL, Act, Answer

@@ -1,0 +1,168 @@
+"""A message on its way through a channel, after the server's 354.
+
+A small one leaves in one write, together with its end and the first flights of those who are next.
+A long one leaves piece by piece, in bounded memory, and what the server says meanwhile is listened
+to: a server may refuse a message before it has all of it, and stop reading. What it says then is
+the reason that the caller should see, not that the connection was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from ._channel import Channel
+from ._clock import Clock
+from ._protocol._body import END, DotStuffer
+from ._protocol._session import Awaited
+from ._reply import Reply
+from ._tasks import UngroupedTasks
+from ._turns import Turn
+from ._writing import Written
+from .errors import SMTPException
+
+# A message up to this size leaves in one write, together with its end.
+ONE_WRITE = 65536
+# Seconds to wait for what a server says when it cuts a message off.
+_LAST_WORDS = 1.0
+
+
+class Body:
+    """A message on its way out, and whom to tell how it goes."""
+
+    __slots__ = ("chunks", "hand_over", "progress", "size", "take_final")
+
+    def __init__(
+        self,
+        chunks: Iterable[bytes],
+        size: int,
+        *,
+        take_final: Callable[[Reply], None],
+        hand_over: Callable[[], None],
+        progress: Callable[[int], None],
+    ) -> None:
+        self.chunks = chunks
+        self.size = size
+        self.take_final = take_final
+        """Called with the final reply, or with a refusal that comes before the end is out."""
+        self.hand_over = hand_over
+        """Called before the write that contains the end of the message."""
+        self.progress = progress
+        """Called with the number of octets of each chunk that was written."""
+
+
+async def send_body(
+    channel: Channel, body: Body, clock: Clock, *, take_along: bool = False
+) -> None:
+    """Write a message, and read the reply to it, as the holder of the turn.
+
+    ``take_along``: whoever is next may begin with its end. Returns when the final reply, or a
+    refusal that came early, was taken; after the latter the channel is closed.
+    """
+    channel.check_open()
+    await checkpoint_if_cancelled()
+    turn = channel.speaker(clock)
+    end = channel.begin_body(body.size, body.take_final)
+    outgoing = _Outgoing(channel, body, end, turn, take_along=take_along)
+    if body.size > ONE_WRITE:
+        await outgoing.send_in_pieces()
+    else:
+        await outgoing.send_at_once()
+
+
+class _Outgoing:
+    """One body, from its first octet to the reply."""
+
+    __slots__ = ("_body", "_channel", "_end", "_take_along", "_turn", "_written")
+
+    def __init__(
+        self, channel: Channel, body: Body, end: Awaited, turn: Turn, *, take_along: bool
+    ) -> None:
+        self._channel = channel
+        self._body = body
+        self._end = end
+        self._turn = turn
+        self._take_along = take_along
+        self._written = Written()
+
+    async def send_at_once(self) -> None:
+        body, channel = self._body, self._channel
+        wire = b"".join([*map(DotStuffer().stuff, body.chunks), END])
+        flights = self._flights_behind()
+        await channel.write(wire + flights, is_behind=self._is_anybody_aboard(flights))
+        body.progress(body.size)
+        await channel.wait(self._end, self._turn)
+
+    async def send_in_pieces(self) -> None:
+        """Write it piece by piece, and listen at the same time."""
+        channel, end = self._channel, self._end
+        failures: list[SMTPException] = []
+
+        async def listen() -> None:
+            try:
+                await channel.wait(end, self._turn)
+            except SMTPException as error:
+                failures.append(error)
+            if not (end.written and end.succeeded):
+                # It may read no further, also where only the last piece is still on its way.
+                group.cancel_scope.cancel()
+
+        try:
+            async with UngroupedTasks() as group:
+                group.start_soon(listen)
+                try:
+                    await self._write_pieces()
+                except SMTPException as error:
+                    failures.append(error)
+                    group.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
+        except BaseException:
+            # Once it is out, its reply is like any other that is not waited for.
+            if not self._written.is_done:
+                await channel.break_off("the writing of a message was interrupted")
+            raise
+        if failures or not self._written.is_done:
+            await channel.break_off("a message was not written to its end")
+        if end.reply is None:
+            if failures:
+                raise failures[0]
+            # The listener was cancelled, and so is this task, which has not come to feel it.
+            await channel.wait(end, self._turn)
+
+    async def _write_pieces(self) -> None:
+        """Write a message; its last piece and its end leave together."""
+        channel, body = self._channel, self._body
+        writer, clock = channel.writer, self._turn.clock
+        stuff = DotStuffer().stuff
+        assert clock is not None
+        behind: bytes | None = None
+        async with writer:
+            for chunk in body.chunks:
+                if behind is not None:
+                    clock.start(channel.timeouts.data, "the message")
+                    await writer.send(stuff(behind))
+                    body.progress(len(behind))
+                behind = chunk
+            assert behind is not None
+            await checkpoint_if_cancelled()
+            last = stuff(behind) + END
+            flights = self._flights_behind()
+            if self._is_anybody_aboard(flights):
+                await writer.send_shielded(last + flights, self._written)
+            else:
+                await writer.send(last + flights)
+                self._written.is_done = True
+            body.progress(len(behind))
+
+    def _flights_behind(self) -> bytes:
+        """The end of the message is about to leave; what may leave behind it."""
+        self._channel.end_body(self._end, self._turn)
+        self._body.hand_over()
+        return self._channel.take_along() if self._take_along else b""
+
+    def _is_anybody_aboard(self, flights: bytes) -> bool:
+        """Whether a write has the whole of somebody else's message in it."""
+        channel = self._channel
+        is_any = bool(flights) and channel.session.unanswered > 0
+        return is_any and channel.is_owed_to_others(self._turn)

@@ -120,7 +120,7 @@ class TestInVirtualTime:
 async def test_on_sockets_the_server_is_asked_as_seldom(
     pipelining: Pipelining, most: float, anyio_backend_name: str, tally: Tally
 ) -> None:
-    count = COUNT // every(4)
+    count = COUNT // every(2)
     async with (
         server_for(pipelining) as server,
         DelayRelay(await server.listen(), DELAY) as relay,

@@ -45,6 +45,7 @@ from ._message import (
     recipients_of,
     sender_of,
     serialise,
+    utf8_address_in,
     why_fixed,
 )
 from ._monitor import Monitor, Since
@@ -346,6 +347,7 @@ class Book:
             prepared.message_id,
             downgrade=lambda: serialised(seven_bit=True),
             fixed=why_fixed(prepared.message) if content.is_8bit else None,
+            utf8_address=utf8_address_in(message) if content.is_utf8 else None,
         )
 
     async def job_of_raw(self, message: RawMessage) -> Job:
@@ -404,6 +406,7 @@ class Book:
         message_id: str | None,
         downgrade: Callable[[], Awaitable[Content]] | None = None,
         fixed: str | None = None,
+        utf8_address: str | None = None,
     ) -> Job:
         self.ledger.message_id = message_id
         asked, wishes = self._asked, self._asked.wishes
@@ -413,6 +416,7 @@ class Book:
             content=content,
             downgrade=downgrade,
             fixed=fixed,
+            utf8_address=utf8_address,
             mail_parameters=wishes.mail_parameters,
             mail_options=wishes.mail_options,
             rcpt_options=wishes.rcpt_options,

@@ -119,6 +119,27 @@ async def test_the_error_names_the_address() -> None:
     assert server.connection.verbs == ["EHLO", "QUIT"]
 
 
+async def test_the_error_names_an_address_that_is_in_the_header_only() -> None:
+    message = email(Cc="a@x.test, Jörg <jörg@x.test>")
+    async with ScriptedServer(keywords=["8BITMIME"]) as server, on_memory(server) as smtp:
+        with pytest.raises(SMTPNotSupported, match=r"address jörg@x\.test in it"):
+            await smtp.send_message(message, recipients=B)
+    assert server.connection.verbs == ["EHLO", "QUIT"]
+
+
+async def test_the_longest_parameters_fit_their_commands() -> None:
+    raw = [f"X-{number}={'x' * 100}" for number in range(14)]
+    recipient = Recipient("b" * 64 + "@" + "x" * 60 + ".test", notify="delay", orcpt="+" * 164)
+    dsn = DSN(ret="headers", envid="+" * 33)
+    script = {"MAIL": "250 Ok", "RCPT": "250 Ok"}
+    server = ScriptedServer(keywords=["DSN", "PIPELINING"], script=script, strict=False)
+    async with server, on_memory(server) as smtp:
+        receipt = await smtp.sendmail(
+            SENDER, recipient, RAW, dsn=dsn, mail_options=raw, rcpt_options=raw
+        )
+    assert list(receipt.accepted) == [recipient.address]
+
+
 @pytest.mark.parametrize(
     ("envelope", "offer"),
     [

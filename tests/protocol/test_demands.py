@@ -91,6 +91,12 @@ def test_utf8_is_used_where_it_is_needed(
             "8BITMIME; it cannot be converted, for it is signed",
         ),
         ({"content": UTF8}, ["8BITMIME"], SMTPNotSupported, "header section is not ASCII"),
+        (
+            {"content": UTF8, "utf8_address": "ü@x"},
+            ["8BITMIME"],
+            SMTPNotSupported,
+            "not ASCII, for the address ü@x in it, and the server",
+        ),
         ({"sender": mailbox("ä@x")}, [], SMTPNotSupported, "local part of ä@x is not ASCII"),
         ({"recipients": (mailbox("ö@x"),)}, [], SMTPNotSupported, "local part of ö@x"),
         (

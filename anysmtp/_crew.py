@@ -174,6 +174,12 @@ class Crew:
             assert self.failure is not None
             self._cannot_begin(first, copy(self.failure))
 
+    def abandon(self) -> None:
+        """The caller has left: what waited for another transaction ends as far as it came."""
+        for item in (*self._line, *self._sleeping):
+            if item.is_known:
+                item.end(SMTPException("the send was cancelled"))
+
     def begun(self, scope: anyio.CancelScope) -> None:
         """There is a connection: what is sent on it goes on to its end."""
         self._starting.discard(scope)

@@ -143,6 +143,7 @@ class SendMany(Generic[K]):
             if _comes_first(error, exc):
                 raise error from None
         finally:
+            self._stream.abandon()
             self._admitted.__exit__(None, None, None)
 
 
@@ -183,6 +184,10 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         """The caller has left."""
         self._is_left = True
         self._outlet.ring()
+
+    def abandon(self) -> None:
+        """Nobody is at work any more."""
+        self._crew.abandon()
 
     def __aiter__(self) -> Self:
         return self

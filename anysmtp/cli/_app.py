@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import click
 
 from .. import __version__
+from ._bulk import bulk
 from ._demo import demo
 from ._exit import Exit
 from ._probe import probe
@@ -45,6 +46,7 @@ def anysmtp(context: click.Context, backend: str) -> int:
 
 
 anysmtp.add_command(send)
+anysmtp.add_command(bulk)
 anysmtp.add_command(probe)
 
 

@@ -19,7 +19,7 @@ import click
 
 from .. import Delivery
 
-_AS_IT_STANDS = Compat32(max_line_length=None)
+AS_IT_STANDS = Compat32(max_line_length=None)
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ def _attach(message: EmailMessage, path: Path) -> None:
 
 
 def _parsed(data: bytes) -> Message:
-    return BytesParser(policy=_AS_IT_STANDS).parsebytes(data)
+    return BytesParser(policy=AS_IT_STANDS).parsebytes(data)
 
 
 def _read(file: str) -> bytes:

@@ -16,6 +16,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from .. import Reply
+
 # What holds the dialogue, and the line for each connection.
 _LOGGER = logging.getLogger("anysmtp")
 
@@ -26,6 +28,12 @@ class Screen:
     def __init__(self) -> None:
         self._output = Console(soft_wrap=True)
         self._errors = Console(soft_wrap=True, stderr=True)
+
+    @property
+    def live(self) -> Console | None:
+        """Where something that moves can be shown; None if nobody would see it move."""
+        is_live = self._errors.is_terminal and not self._errors.is_dumb_terminal
+        return self._errors if is_live else None
 
     def say(self, text: str = "", style: str = "") -> None:
         """A line of the result."""
@@ -44,6 +52,11 @@ def printable(text: str) -> str:
 def print_json(value: Mapping[str, object]) -> None:
     """The result for machines: one object, in ASCII."""
     click.echo(json.dumps(value, indent=2))
+
+
+def reply_for_json(reply: Reply) -> Mapping[str, object]:
+    """A reply in a result for machines."""
+    return {"code": reply.code, "enhanced": reply.enhanced, "text": reply.text}
 
 
 @contextmanager

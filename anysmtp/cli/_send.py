@@ -16,7 +16,6 @@ import click
 
 from .. import (
     SMTP,
-    Reply,
     SMTPAuthenticationError,
     SMTPConnectError,
     SMTPException,
@@ -29,7 +28,7 @@ from .. import (
 from ._compose import Fields, Letter, letters
 from ._exit import Exit, of_delivery, worst
 from ._loop import run
-from ._screen import Screen, dialogue_shown, print_json
+from ._screen import Screen, dialogue_shown, print_json, reply_for_json
 from ._server import Server, in_other_words, server_options
 
 # After these the next message would only meet the same.
@@ -178,8 +177,8 @@ class _Report:
             "source": letter.source,
             "message_id": delivery.message_id,
             "outcome": outcome,
-            "accepted": {key: _reply(reply) for key, reply in delivery.accepted.items()},
-            "refused": {key: _reply(reply) for key, reply in delivery.refused.items()},
+            "accepted": {key: reply_for_json(reply) for key, reply in delivery.accepted.items()},
+            "refused": {key: reply_for_json(reply) for key, reply in delivery.refused.items()},
             "not_sent": list(delivery.not_sent),
             "in_doubt": list(delivery.in_doubt),
             "may_retry": delivery.may_retry,
@@ -197,9 +196,5 @@ class _Report:
             "type": None if error is None else type(error).__name__,
             "text": self._reason(letter),
             "command": None if ours is None else ours.command,
-            "reply": None if ours is None or ours.reply is None else _reply(ours.reply),
+            "reply": None if ours is None or ours.reply is None else reply_for_json(ours.reply),
         }
-
-
-def _reply(reply: Reply) -> Mapping[str, object]:
-    return {"code": reply.code, "enhanced": reply.enhanced, "text": reply.text}

@@ -83,8 +83,11 @@ class Server:
     tls: TLSMode | None
     cafile: Path | None
 
-    def client(self, context: click.Context) -> SMTP:
-        """A client for this server. What is wrong is a UsageError that shows no password."""
+    def client(self, context: click.Context, more: Options | None = None) -> SMTP:
+        """A client for this server, with ``more`` options than are of the server.
+
+        What is wrong is a UsageError that shows no password.
+        """
         parts = _split(self.server)
         on_command_line = context.get_parameter_source("server") is ParameterSource.COMMANDLINE
         if parts.password is not None and on_command_line:
@@ -92,7 +95,7 @@ class Server:
                 "no password in an argument: others on this machine can read it there; leave it "
                 f"out of the URL, and see --password-file, {VARIABLE} and ANYSMTP_URL"
             )
-        options: Options = {"tls_context": tls_context(self.cafile)}
+        options: Options = {**(more or {}), "tls_context": tls_context(self.cafile)}
         if self.tls is not None:
             options["tls"] = self.tls
         if self.username is not None:

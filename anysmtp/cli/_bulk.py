@@ -14,12 +14,12 @@ from pathlib import Path
 
 import click
 
-from .. import Limits, Options, TLSMode
+from .. import Limits, Options, SMTPException, TLSMode
 from .._message import parse_recipients, parse_sender
 from ..events import Event
 from ._exit import Exit, of_error, worst
 from ._journal import Journal, JournalError
-from ._letters import UNREADABLE, letters_at
+from ._letters import letters_at
 from ._loop import run
 from ._past import Fact, Wanted
 from ._progress import Watched
@@ -191,11 +191,11 @@ class _Report:
 
     def _exit_code(self) -> Exit:
         shipment = self._shipment
-        if isinstance(shipment.failure, (JournalError, *UNREADABLE)):
-            return Exit.TROUBLE
         codes = [trouble.code for trouble in shipment.troubles]
-        if shipment.failure is not None:
+        if isinstance(shipment.failure, SMTPException):
             codes.append(of_error(shipment.failure))
+        elif shipment.failure is not None:
+            return Exit.TROUBLE
         elif shipment.unfinished:
             codes.append(Exit.UNREACHABLE)
         return worst([Exit.OK, *codes])

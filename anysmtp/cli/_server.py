@@ -28,6 +28,8 @@ _IN_OTHER_WORDS = (
     (" (to another address: connectable=, and that name as hostname)", ""),
     (", allow_plaintext_auth=True permits it", ""),
     ("a tls_context", "--cafile"),
+    ("the argument recipients", "--to"),
+    ("the argument sender", "--from"),
     ("tls= ", "--tls "),
 )
 

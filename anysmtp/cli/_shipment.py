@@ -227,8 +227,7 @@ class Shipment:
             return
         domain = None
         with contextlib.suppress(ValueError):
-            sender = sender_of(message)
-            domain = None if sender is None else domain_of(sender)
+            domain = domain_of(sender_of(message))
         unique = hashlib.sha256(self._journal.secret + letter.key.encode() + letter.digest)
         message["Message-ID"] = f"<{unique.hexdigest()[:32]}@{domain or 'localhost'}>"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import cast
@@ -39,6 +40,8 @@ class Sink:
         """How often each message was stored."""
         self.opened = 0
         self.refused = 0
+        self.on_item: Callable[[], None] = lambda: None
+        """Called for each command and message, before it is answered."""
         self.open = 0
         self.most = 0
         """The most connections that it served at once."""
@@ -120,6 +123,7 @@ class _Session(asyncio.Protocol):
         if not found:
             return None
         self._input = rest
+        self._sink.on_item()
         if self._is_in_message:
             self._is_in_message = False
             return self._store(item)

@@ -1,0 +1,116 @@
+"""``kill -9`` at random moments: each message is sent once, or the journal has it in doubt.
+
+The judge is the server. It kills the command itself, when it has read a command or a message and
+not answered it yet, so that each moment of a transaction has its turn; the first kill of each
+journal is by the clock, in the time in which it is made.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from anysmtp.cli._exit import Exit
+from anysmtp.cli._journal import Journal
+from anysmtp.cli._letters import letters_at
+from anysmtp.cli._past import Past
+from anysmtp.cli._rows import Rows
+from anysmtp.cli._template import Template
+from support.bulk import KINDS, bulk, source, url
+from support.cli import command, environment
+from support.quick import sampled
+from support.sink import Sink
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL here")
+
+MESSAGES = 400
+KILLS = 5
+
+
+class Run:
+    """A command that is killed by what the server sees."""
+
+    def __init__(self, sink: Sink, *arguments: str | Path) -> None:
+        self._sink = sink
+        self._command = command("bulk", "--server", url(sink), *map(str, arguments))
+
+    def killed_at(self, item: int, patience: float = 60) -> None:
+        """Kill it when the server has read so many commands and messages, or after this time."""
+        left = item
+        with subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
+        ) as process:
+
+            def count() -> None:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    process.kill()
+
+            self._sink.on_item = count
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+            process.kill()
+            _, errors = process.communicate()
+        assert b"Traceback" not in errors
+        # What is in the socket's buffers the server takes still.
+        anyio.run(self._sink.wait_quiet)
+        self._sink.on_item = lambda: None
+
+
+def journal_of(arguments: tuple[str | Path, ...]) -> Mapping[str, Past | None]:
+    """What the journal says of each message, by its subject."""
+    if len(arguments) > 1:
+        letters = Template(Path(arguments[0]), Rows(Path(arguments[2])), "email")
+    else:
+        letters = letters_at(Path(arguments[0]))
+    path = Path(arguments[-1])
+    identity = {**letters.identity, "from": None, "to": []}
+    with Journal(path.with_name(f"{path.name}.journal"), identity) as journal:
+        return {
+            str(letter.message["Subject"]): journal.past(letter.key)
+            for letter in letters
+            if letter.message is not None
+        }
+
+
+@pytest.mark.parametrize("case", range(20))
+@sampled(5)
+def test_each_message_is_sent_once_or_in_doubt(case: int, tmp_path: Path) -> None:
+    rng = random.Random(case)
+    subjects = [f"m{number:04}" for number in range(MESSAGES)]
+    arguments = source(KINDS[case % len(KINDS)], tmp_path / "source", subjects)
+    connections = ("--connections", str(rng.randint(1, 4)))
+    with Sink() as sink:
+        run = Run(sink, *arguments, *connections)
+        run.killed_at(0, patience=rng.uniform(0, 0.6))
+        for number in range(KILLS):
+            if number:
+                run.killed_at(rng.randint(1, 200))
+            for subject, past in journal_of(arguments).items():
+                stored = sink.stored[subject]
+                if past is None:
+                    assert stored == 0, subject
+                elif past.in_doubt:
+                    assert stored <= 1, subject
+                else:
+                    assert (past.state, stored) == ("accepted", 1), subject
+        ran = bulk(sink, *arguments, *connections, "--json")
+        doubted = {
+            subject for subject, past in journal_of(arguments).items() if past and past.in_doubt
+        }
+        assert len(ran.value["troubles"]) == ran.value["in_doubt"] == len(doubted)
+        assert ran.code == (Exit.IN_DOUBT if doubted else Exit.OK)
+        for subject in subjects:
+            assert sink.stored[subject] == 1 or (subject in doubted and not sink.stored[subject])
+        once = +sink.stored
+        again = bulk(sink, *arguments, *connections, "--resend-in-doubt", "--json")
+        assert (again.code, again.value["accepted"]) == (Exit.OK, len(doubted))
+        assert sink.stored == once + type(once)(doubted)

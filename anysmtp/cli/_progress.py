@@ -1,6 +1,6 @@
 """The progress bar of ``anysmtp bulk``, on two lines at the bottom of a terminal::
 
-    ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━━━━━━━━   612/1000  118.4/s  0:00:03 left
+    ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━━━━━━━━━━━━  612/1000  118.4/s 0:00:03 left
     accepted 601  refused 10  in doubt 1
 
 Rate and time left are those of the last half minute. What was accepted in an earlier run is not a
@@ -80,10 +80,10 @@ class _Bar(Progress):
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s")
+        return Text(f"{'-' if speed is None else f'{speed:.1f}':>6}/s")
 
 
 class _TimeLeft(ProgressColumn):
     def render(self, task: Task) -> Text:
         left = task.time_remaining
-        return Text("" if left is None else f"{timedelta(seconds=int(left))} left")
+        return Text(f"{'-:--:--' if left is None else timedelta(seconds=int(left))} left")

@@ -33,7 +33,7 @@ class Rows:
                 self.count = sum(1 for row in rows if row)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise click.UsageError(f"{path} cannot be read as CSV in UTF-8: {error}") from None
-        if len(set(self.columns)) < len(self.columns) or "" in self.columns:
+        if "" in self.columns or not 0 < len(self.columns) == len(set(self.columns)):
             raise click.UsageError(
                 f"the first row of {path} has the names of the columns, each another one, and not "
                 + repr(", ".join(self.columns))

@@ -6,7 +6,7 @@ than stand where its column is named:
 - The addresses of a header field are those of the template: a value is a part of a name, which is
   quoted as it needs, or of an address, which has to be one (RFC 5322 section 3.4).
 - In any field, a line break or another control character is an error of the row, whatever would
-  have become of it.
+  have become of it; and so is an encoded word, which the email package would decode.
 - In HTML it is text, not tags.
 
 Sender, recipient and everything else of the envelope are not the template's: the recipient is
@@ -36,6 +36,8 @@ from ._rows import Row, Rows
 _FIELD = re.compile(r"\{\{\s*(.+?)\s*\}\}")
 # What str.splitlines and with it the email package may take for a line break is among these.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# RFC 2047 section 2: what it stands for may be anything, line breaks too.
+_ENCODED_WORD = re.compile(r"=\?[^?\s]+\?[BQbq]\?")
 _ADDRESSES = frozenset(("from", "sender", "reply-to", "to", "cc", "bcc"))
 # What each message has of its own.
 _NEW = frozenset(("date", "message-id"))
@@ -205,6 +207,8 @@ def _check(column: str, value: str) -> None:
     """What could begin a header field of its own, or a command, is in none."""
     if _CONTROL.search(value):
         raise ValueError(f"a line break or another control character in {column}")
+    if _ENCODED_WORD.search(value):
+        raise ValueError(f"an encoded word, which would be taken for what it says, in {column}")
 
 
 def _replaced(text: str, row: Mapping[str, str], escape: Callable[[str], str]) -> str:

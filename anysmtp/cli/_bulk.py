@@ -229,7 +229,7 @@ class _Report:
             )
 
     def _counts(self) -> dict[End, int]:
-        counts = {end: self._shipment.tally[end] for end in _ENDS}
+        counts: dict[End, int] = {end: self._shipment.tally[end] for end in _ENDS}
         counts["not sent"] += self._shipment.unfinished
         return counts
 

@@ -29,7 +29,7 @@ class Rows:
                 self._separator = max(_SEPARATORS, key=first.count)
                 file.seek(0)
                 rows = csv.reader(file, delimiter=self._separator, strict=True)
-                self.columns = tuple(name.strip() for name in next(rows, []))
+                self.columns = tuple(name.strip() for name in next(rows, ()))
                 self.count = sum(1 for row in rows if row)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise click.UsageError(f"{path} cannot be read as CSV in UTF-8: {error}") from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,14 +65,11 @@ class Run:
         self._sink.on_item = lambda: None
 
 
-def journal_of(arguments: tuple[str | Path, ...]) -> Mapping[str, Past | None]:
+def journal_of(arguments: Sequence[str | Path]) -> Mapping[str, Past | None]:
     """What the journal says of each message, by its subject."""
-    if len(arguments) > 1:
-        letters = Template(Path(arguments[0]), Rows(Path(arguments[2])), "email")
-    else:
-        letters = letters_at(Path(arguments[0]))
-    path = Path(arguments[-1])
-    identity = {**letters.identity, "from": None, "to": []}
+    first, path = Path(arguments[0]), Path(arguments[-1])
+    letters = letters_at(first) if first == path else Template(first, Rows(path), "email")
+    identity: dict[str, object] = {**letters.identity, "from": None, "to": []}
     with Journal(path.with_name(f"{path.name}.journal"), identity) as journal:
         return {
             str(letter.message["Subject"]): journal.past(letter.key)

@@ -40,6 +40,14 @@ FILES = {
         f"Message-ID: <{meal}@example.com>\n\nAt noon?\n"
         for meal in ("lunch", "dinner")
     },
+    **{
+        f"letters/{day}.eml": f"From: ann@example.com\nTo: bob@example.com\n\n{day}?\n"
+        for day in ("monday", "tuesday", "wednesday")
+    },
+    "invitation.eml": "From: Ann <ann@example.com>\nTo: {{name}} <{{email}}>\n"
+    "Subject: Lunch on {{day}}?\n\nHello {{name}},\n\nshall we meet on {{day}}?\n",
+    "guests.csv": "name,email,day\nBob,bob@example.com,Monday\n"
+    '"Carol, of Example",carol@example.com,Tuesday\nNobody,nobody@example.com,Monday\n',
 }
 
 
@@ -83,6 +91,7 @@ def _world(
     """The servers, and a folder with the files that the page speaks of."""
     monkeypatch.chdir(tmp_path)
     for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     users = {"ann": "secret"}
     with (
@@ -113,10 +122,12 @@ def test_each_command_prints_what_stands_under_it(certificates: Certificates) ->
         if words[0] == "export":
             name, _, value = words[1].partition("=")
             variables[name] = value
+        elif words[0] == "cat":
+            assert Path(words[1]).read_text() == example.output
         elif words[0] != "pip":
             _check(example, words, variables)
             commands += 1
-    assert commands == 9
+    assert commands == 13
 
 
 def _check(example: Example, words: list[str], variables: Mapping[str, str]) -> None:

@@ -18,7 +18,6 @@ from ._envelope import (
     Recipient,
     Recipients,
 )
-from ._leases import Statistics
 from ._mailer import Mailer, SendOptions
 from ._many import SendMany
 from ._parameters import DSN, DeliverBy, Notify
@@ -26,6 +25,7 @@ from ._protocol._extensions import Extensions
 from ._reply import Reply
 from ._send import SendAloneOptions, send
 from ._settings import Limits, Options, TLSMode
+from ._statistics import Statistics
 from ._version import __version__
 from .errors import (
     SMTPAuthenticationError,

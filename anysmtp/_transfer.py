@@ -69,15 +69,23 @@ async def send_body(
     await checkpoint_if_cancelled()
     turn = channel.speaker(clock)
     end = channel.begin_body(body.size, body.take_final, body.chunk)
-    outgoing = _Outgoing(channel, body, end, turn, take_along=take_along)
     if body.size > ONE_WRITE:
-        await outgoing.send_in_pieces()
+        await _InPieces(channel, body, end, turn, take_along=take_along).send()
+        return
+    begin, stuff, last = _form(body)
+    wire = begin + stuff(b"".join(body.chunks)) + last
+    flights = _flights_behind(channel, body, end, turn, take_along=take_along)
+    if flights:
+        is_behind = _is_anybody_aboard(channel, flights, turn)
+        await channel.write(wire + flights, is_behind=is_behind)
     else:
-        await outgoing.send_at_once()
+        await channel.write(wire)
+    body.progress(body.size)
+    await channel.wait(end, turn)
 
 
-class _Outgoing:
-    """One body, from its first octet to the reply."""
+class _InPieces:
+    """A long body, from its first octet to the reply."""
 
     __slots__ = ("_body", "_channel", "_end", "_take_along", "_turn", "_written")
 
@@ -91,16 +99,7 @@ class _Outgoing:
         self._take_along = take_along
         self._written = Written()
 
-    async def send_at_once(self) -> None:
-        body, channel = self._body, self._channel
-        begin, stuff, end = self._form()
-        wire = b"".join([begin, *map(stuff, body.chunks), end])
-        flights = self._flights_behind()
-        await channel.write(wire + flights, is_behind=self._is_anybody_aboard(flights))
-        body.progress(body.size)
-        await channel.wait(self._end, self._turn)
-
-    async def send_in_pieces(self) -> None:
+    async def send(self) -> None:
         """Write it piece by piece, and listen at the same time."""
         channel, end = self._channel, self._end
         failures: list[SMTPException] = []
@@ -139,7 +138,7 @@ class _Outgoing:
         """Write a message; its last piece and its end leave together."""
         channel, body = self._channel, self._body
         writer, clock = channel.writer, self._turn.clock
-        begin, stuff, end = self._form()
+        begin, stuff, end = _form(body)
         assert clock is not None
         behind: bytes | None = None
         async with writer:
@@ -153,27 +152,34 @@ class _Outgoing:
             assert behind is not None
             await checkpoint_if_cancelled()
             last = begin + stuff(behind) + end
-            flights = self._flights_behind()
-            if self._is_anybody_aboard(flights):
+            flights = _flights_behind(
+                channel, body, self._end, self._turn, take_along=self._take_along
+            )
+            if _is_anybody_aboard(channel, flights, self._turn):
                 await writer.send_shielded(last + flights, self._written)
             else:
                 await writer.send(last + flights)
                 self._written.is_done = True
             body.progress(len(behind))
 
-    def _form(self) -> tuple[bytes, Callable[[bytes], bytes], bytes]:
-        """What goes in front of the message, what becomes of each piece, and what goes behind."""
-        chunk = self._body.chunk
-        return (b"", DotStuffer().stuff, END) if chunk is None else (chunk.line, bytes, b"")
 
-    def _flights_behind(self) -> bytes:
-        """The end of the message is about to leave; what may leave behind it."""
-        self._channel.end_body(self._end, self._turn)
-        self._body.hand_over()
-        return self._channel.take_along() if self._take_along else b""
+def _form(body: Body) -> tuple[bytes, Callable[[bytes], bytes], bytes]:
+    """What goes in front of the message, what becomes of each piece, and what goes behind."""
+    if body.chunk is None:
+        return b"", DotStuffer().stuff, END
+    return body.chunk.line, bytes, b""
 
-    def _is_anybody_aboard(self, flights: bytes) -> bool:
-        """Whether a write has the whole of somebody else's message in it."""
-        channel = self._channel
-        is_any = bool(flights) and channel.session.unanswered > 0
-        return is_any and channel.is_owed_to_others(self._turn)
+
+def _flights_behind(
+    channel: Channel, body: Body, end: Awaited, turn: Turn, *, take_along: bool
+) -> bytes:
+    """The end of the message is about to leave; what may leave behind it."""
+    channel.end_body(end, turn)
+    body.hand_over()
+    return channel.take_along() if take_along else b""
+
+
+def _is_anybody_aboard(channel: Channel, flights: bytes, turn: Turn) -> bool:
+    """Whether a write has the whole of somebody else's message in it."""
+    is_any = bool(flights) and channel.session.unanswered > 0
+    return is_any and channel.is_owed_to_others(turn)

@@ -33,6 +33,7 @@ from ._protocol._extensions import Extensions
 from ._protocol._transaction import Chunking, Pipelining
 from ._reply import Reply
 from ._sending import Sending
+from ._sources import SourceFailed
 from ._turns import Turn
 from .errors import (
     SMTPDataError,
@@ -204,7 +205,11 @@ class SMTPConnection(BaseMailer):
             await _dialogue.demand(self._channel, clock, _commands.DATA, SMTPDataError)
             return await _dialogue.transfer(self._channel, clock, content)
 
-        return await self._take_turn(transfer, ready=True)
+        try:
+            return await self._take_turn(transfer, ready=True)
+        except SourceFailed as failed:
+            failure = failed.error
+        raise failure
 
     async def rset(self) -> Reply:
         """RSET (RFC 5321 section 4.1.1.5): no transaction is open afterwards.

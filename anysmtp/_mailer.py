@@ -30,10 +30,10 @@ from ._envelope import (
     RawMessage,
     Receipt,
     Recipients,
+    Stream,
 )
 from ._message import (
     BinaryContent,
-    LongLine,
     RawContent,
     estimate_size,
     message_id_of,
@@ -41,7 +41,6 @@ from ._message import (
     parse_recipients,
     parse_sender,
     prepare,
-    raw_binary,
     recipients_of,
     sender_of,
     serialise,
@@ -51,6 +50,7 @@ from ._monitor import Monitor, Since
 from ._parameters import BINARY, DSN, Parameter, untyped
 from ._protocol._commands import parameters
 from ._protocol._demands import with_notify
+from ._sources import SourceFailed, StreamContent, content_of, in_memory
 from .errors import SMTPException
 
 if TYPE_CHECKING:
@@ -219,24 +219,16 @@ class BaseMailer(ABC):
 
 async def raw_content(
     message: RawMessage, *, binary: bool = False, allow_long_lines: bool = False
-) -> RawContent | BinaryContent:
+) -> RawContent | BinaryContent | StreamContent:
     """A raw message as content; ``binary``: with its octets as they are.
 
     TypeError for other types, ValueError for lone surrogates and for lines that are too long.
     """
     if not isinstance(message, (bytes, bytearray, memoryview, str)):
-        raise TypeError(
-            f"a raw message is bytes or str, not {type(message).__name__} (send_message takes "
-            "message objects)"
-        )
+        return await content_of(message, binary=binary, allow_long_lines=allow_long_lines)
     # What the caller can change while a thread works on it is copied now.
     raw = message if isinstance(message, (bytes, str)) else bytes(message)
-    if binary:
-        return await _run(lambda: raw_binary(raw), len(raw) > _IN_THREAD)
-    content = await _run(lambda: RawContent(raw), len(raw) > _IN_THREAD)
-    if content.has_long_lines and not allow_long_lines:
-        raise LongLine
-    return content
+    return await _run(lambda: in_memory(raw, binary, allow_long_lines), len(raw) > _IN_THREAD)
 
 
 def no_such_option(unknown: set[str], options: type, instead: Mapping[str, str]) -> TypeError:
@@ -375,6 +367,8 @@ class Book:
         content = await raw_content(
             message, binary=asked.binary, allow_long_lines=asked.allow_long_lines
         )
+        if content.is_stream:
+            return self._job(content, content.message_id)
         return self._job(content, message_id_of(content.header_section()))
 
     async def send(
@@ -388,10 +382,15 @@ class Book:
         attempts = Attempts(job, self.ledger, retry)
         while True:
             error: SMTPException | None = None
+            failure: Exception | None = None
             try:
                 await deliver(attempts.job, self.ledger)
             except SMTPException as caught:
                 error = caught
+            except SourceFailed as failed:
+                failure = failed.error
+            if failure is not None:
+                raise failure
             if not self.goes_on(attempts, error):
                 return self.close(attempts)
             if attempts.delay:
@@ -422,7 +421,7 @@ class Book:
 
     def _job(
         self,
-        content: Content,
+        content: Content | Stream,
         message_id: str | None,
         downgrade: Callable[[], Awaitable[Content]] | None = None,
         fixed: str | None = None,

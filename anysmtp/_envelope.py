@@ -203,6 +203,8 @@ class Job:
     """Makes the same message in 7bit, for a server without 8BITMIME; None: it cannot be made."""
     fixed: str | None = None
     """Why its octets must stay as they are, such as ``"it is signed"``; None: they need not."""
+    utf8_address: str | None = None
+    """An address for which the header section is in UTF-8, where that is known."""
     mail_parameters: tuple[Parameter, ...] = ()
     mail_options: tuple[str, ...] = ()
     rcpt_options: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from email.message import Message
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -44,13 +44,13 @@ from ._message import (
     recipients_of,
     sender_of,
     serialise,
+    utf8_address_in,
     why_fixed,
 )
 from ._monitor import Monitor, Since
-from ._parameters import BINARY, DSN, Parameter, untyped
-from ._protocol._commands import parameters
-from ._protocol._demands import with_notify
+from ._parameters import DSN
 from ._sources import SourceFailed, StreamContent, content_of, in_memory
+from ._wishes import NO_WISHES, given, one, wishes_of
 from .errors import SMTPException
 
 if TYPE_CHECKING:
@@ -254,50 +254,27 @@ class Asked:
         if not _SEND_OPTIONS.issuperset(options):
             unknown = set(options) - _SEND_OPTIONS
             raise no_such_option(unknown, SendOptions, _INSTEAD)
-        envelope = _given("envelope", options, Envelope) or _NO_ENVELOPE
-        self._sender: AddressLike | None = _one("sender", sender, envelope.sender)
-        self._recipients: Recipients | None = _one("recipients", recipients, envelope.recipients)
-        self.delivery: Delivery[Any] = _given("delivery", options, Delivery) or Delivery()
-        dsn: DSN | None = _one("dsn", _given("dsn", options, DSN), envelope.dsn)
-        self.binary = _given("binary", options, bool) or envelope.binary
-        chosen = _given("allow_long_lines", options, bool)
-        self.allow_long_lines = chosen or envelope.allow_long_lines
-        self._notify = () if dsn is None else dsn.notify
-        self.mail_parameters: tuple[Parameter, ...] = ()
-        if envelope is not _NO_ENVELOPE or dsn is not None or self.binary:
-            self.mail_parameters = (
-                *((BINARY,) if self.binary else ()),
-                *(() if dsn is None else dsn.of_mail()),
-                *envelope.parameters(),
-            )
-        mail_options = _both(options.get("mail_options", ()), envelope.mail_options)
-        self.mail_options = untyped(mail_options, self.mail_parameters)
-        rcpt_options = _both(options.get("rcpt_options", ()), envelope.rcpt_options)
-        self.rcpt_options = untyped(rcpt_options, ())
-        chosen = _given("require_all", options, bool)
+        envelope = given("envelope", options, Envelope)
+        self.wishes = wishes_of(options, envelope)
+        envelope = envelope or _NO_ENVELOPE
+        self._sender: AddressLike | None = one("sender", sender, envelope.sender)
+        self._recipients: Recipients | None = one("recipients", recipients, envelope.recipients)
+        self.delivery: Delivery[Any] = given("delivery", options, Delivery) or Delivery()
+        chosen = given("require_all", options, bool)
         self.require_all = require_all if chosen is None else chosen
 
     def book_for_object(self, message: Message, monitor: Monitor) -> Book:
         """What the caller did not give comes from the header fields."""
         mailbox = sender_of(message) if self._sender is None else parse_sender(self._sender)
         if self._recipients is None:
-            return Book(self, monitor, mailbox, self._with_wishes(recipients_of(message)))
-        return Book(self, monitor, mailbox, self._with_wishes(parse_recipients(self._recipients)))
+            return Book(self, monitor, mailbox, recipients_of(message))
+        return Book(self, monitor, mailbox, parse_recipients(self._recipients))
 
     def book(self, monitor: Monitor) -> Book:
         if self._sender is None or self._recipients is None:
             raise TypeError("a raw message is sent with a sender and recipients")
         sender = parse_sender(self._sender)
-        return Book(self, monitor, sender, self._with_wishes(parse_recipients(self._recipients)))
-
-    def _with_wishes(self, recipients: tuple[Mailbox, ...]) -> tuple[Mailbox, ...]:
-        """The recipients, with what is asked for all of them. ValueError for contradictions."""
-        if self._notify:
-            recipients = with_notify(recipients, self._notify)
-        if self.rcpt_options:
-            for recipient in recipients:
-                untyped(self.rcpt_options, recipient.parameters)
-        return recipients
+        return Book(self, monitor, sender, parse_recipients(self._recipients))
 
 
 class Book:
@@ -310,6 +287,8 @@ class Book:
         sender: Mailbox | None,
         recipients: tuple[Mailbox, ...],
     ) -> None:
+        if asked.wishes is not NO_WISHES:
+            recipients = asked.wishes.of_each(recipients)
         self._asked = asked
         self._monitor = monitor
         self._since = Since()
@@ -340,7 +319,7 @@ class Book:
             message_id=self.ledger.message_id,
         )
         in_thread = estimate_size(message) > _IN_THREAD
-        asked = self._asked
+        wishes = self._asked.wishes
 
         async def serialised(*, seven_bit: bool = False) -> Content:
             def work() -> Content:
@@ -348,8 +327,8 @@ class Book:
                     prepared.message,
                     seven_bit=seven_bit,
                     utf8=utf8,
-                    binary=asked.binary,
-                    allow_long_lines=asked.allow_long_lines,
+                    binary=wishes.is_binary,
+                    allow_long_lines=wishes.allow_long_lines,
                 )
 
             return await _run(work, in_thread)
@@ -360,12 +339,13 @@ class Book:
             prepared.message_id,
             downgrade=lambda: serialised(seven_bit=True),
             fixed=why_fixed(prepared.message) if content.is_8bit else None,
+            utf8_address=utf8_address_in(message) if content.is_utf8 else None,
         )
 
     async def job_of_raw(self, message: RawMessage) -> Job:
-        asked = self._asked
+        wishes = self._asked.wishes
         content = await raw_content(
-            message, binary=asked.binary, allow_long_lines=asked.allow_long_lines
+            message, binary=wishes.is_binary, allow_long_lines=wishes.allow_long_lines
         )
         if content.is_stream:
             return self._job(content, content.message_id)
@@ -425,18 +405,20 @@ class Book:
         message_id: str | None,
         downgrade: Callable[[], Awaitable[Content]] | None = None,
         fixed: str | None = None,
+        utf8_address: str | None = None,
     ) -> Job:
         self.ledger.message_id = message_id
-        asked = self._asked
+        asked, wishes = self._asked, self._asked.wishes
         return Job(
             sender=self._sender,
             recipients=self._recipients,
             content=content,
             downgrade=downgrade,
             fixed=fixed,
-            mail_parameters=asked.mail_parameters,
-            mail_options=asked.mail_options,
-            rcpt_options=asked.rcpt_options,
+            utf8_address=utf8_address,
+            mail_parameters=wishes.mail_parameters,
+            mail_options=wishes.mail_options,
+            rcpt_options=wishes.rcpt_options,
             require_all=asked.require_all,
             message_id=message_id,
         )
@@ -465,33 +447,11 @@ class Book:
         )
 
 
-def _given(name: str, options: SendOptions, kind: type[T]) -> T | None:
-    """An option, of its type or None: not whatever can be taken for it."""
-    value = cast("dict[str, Any]", options).get(name)
-    if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} is a {kind.__name__}, not {value!r}")
-    return value
-
-
-def _both(argument: Iterable[str], in_envelope: Iterable[str]) -> tuple[str, ...]:
-    """The parameters of an argument and of its namesake in the envelope, checked together."""
-    if argument == () and in_envelope == ():
-        return ()
-    return parameters((*parameters(argument), *parameters(in_envelope)))
-
-
 def _required(sender: Any, recipients: Any) -> None:
     """TypeError for None, by which a forgotten variable would have an envelope's fill in."""
     if None in (sender, recipients):
         parse_sender(sender)
         parse_recipients(recipients)
-
-
-def _one(name: str, argument: Any, in_envelope: Any) -> Any:
-    """An argument, or its namesake in the envelope."""
-    if argument is not None and in_envelope is not None and argument != in_envelope:
-        raise ValueError(f"the argument {name} and the envelope's contradict each other")
-    return in_envelope if argument is None else argument
 
 
 async def _run(work: Callable[[], T], in_thread: bool) -> T:

@@ -177,7 +177,7 @@ def xtext(text: str) -> str:
 
 def notified(notify: Any) -> tuple[Notify, ...]:
     """Events of NOTIFY, each once. ValueError for others, and for ``"never"`` beside one."""
-    asked = (notify,) if isinstance(notify, str) else tuple(notify)
+    asked: tuple[Any, ...] = (notify,) if isinstance(notify, str) else tuple(notify)
     if unknown := [event for event in asked if event not in get_args(Notify)]:
         raise ValueError(f"notify is one of {', '.join(get_args(Notify))}, not {unknown[0]!r}")
     if "never" in asked and len(set(asked)) > 1:

@@ -61,6 +61,12 @@ class Body:
         self.progress = progress
         """Called with the number of octets of each chunk that was written."""
 
+    def form(self) -> tuple[bytes, Callable[[bytes], bytes], bytes]:
+        """What goes in front of the message, what becomes of each piece, and what goes behind."""
+        if self.chunk is None:
+            return b"", DotStuffer().stuff, END
+        return self.chunk.line, bytes, b""
+
 
 async def send_body(
     channel: Channel, body: Body, clock: Clock, *, take_along: bool = False
@@ -78,8 +84,8 @@ async def send_body(
         await _InPieces(channel, body, end, turn, take_along=take_along).send()
         return
     assert isinstance(body.chunks, Iterable)
-    begin, stuff, last = _form(body)
-    wire = begin + stuff(b"".join(body.chunks)) + last
+    front, stuff, back = body.form()
+    wire = front + stuff(b"".join(body.chunks)) + back
     flights = _flights_behind(channel, body, end, turn, take_along=take_along)
     if flights:
         is_behind = _is_anybody_aboard(channel, flights, turn)
@@ -144,19 +150,19 @@ class _InPieces:
         """Write a message; its last piece and its end leave together."""
         channel, body = self._channel, self._body
         writer, clock = channel.writer, self._turn.clock
-        begin, stuff, end = _form(body)
+        front, stuff, back = body.form()
         assert clock is not None
         pieces = _pieces_of(body)
         async with writer, _closing(pieces):
             behind = await _pull(pieces, clock)
             while piece := await _pull(pieces, clock):
                 clock.start(channel.timeouts.data, "the message")
-                await writer.send(begin + stuff(behind))
-                begin = b""
+                await writer.send(front + stuff(behind))
+                front = b""
                 body.progress(len(behind))
                 behind = piece
             await checkpoint_if_cancelled()
-            last = begin + stuff(behind) + end
+            last = front + stuff(behind) + back
             flights = _flights_behind(
                 channel, body, self._end, self._turn, take_along=self._take_along
             )
@@ -254,13 +260,6 @@ async def _collect(pieces: Pieces, clock: Clock) -> bytes:
 
 def _slices(data: bytes) -> Iterator[bytes]:
     return (data[start : start + ONE_WRITE] for start in range(0, len(data), ONE_WRITE))
-
-
-def _form(body: Body) -> tuple[bytes, Callable[[bytes], bytes], bytes]:
-    """What goes in front of the message, what becomes of each piece, and what goes behind."""
-    if body.chunk is None:
-        return b"", DotStuffer().stuff, END
-    return body.chunk.line, bytes, b""
 
 
 def _flights_behind(

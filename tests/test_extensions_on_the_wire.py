@@ -13,6 +13,7 @@ from anysmtp import (
     SMTP,
     Delivery,
     Envelope,
+    Mail,
     Recipient,
     SMTPConnection,
     SMTPDataError,
@@ -118,6 +119,27 @@ async def test_the_error_names_the_address() -> None:
     assert server.connection.verbs == ["EHLO", "QUIT"]
 
 
+async def test_the_error_names_an_address_that_is_in_the_header_only() -> None:
+    message = email(Cc="a@x.test, Jörg <jörg@x.test>")
+    async with ScriptedServer(keywords=["8BITMIME"]) as server, on_memory(server) as smtp:
+        with pytest.raises(SMTPNotSupported, match=r"address jörg@x\.test in it"):
+            await smtp.send_message(message, recipients=B)
+    assert server.connection.verbs == ["EHLO", "QUIT"]
+
+
+async def test_the_longest_parameters_fit_their_commands() -> None:
+    raw = [f"X-{number}={'x' * 100}" for number in range(14)]
+    recipient = Recipient("b" * 64 + "@" + "x" * 60 + ".test", notify="delay", orcpt="+" * 164)
+    dsn = DSN(ret="headers", envid="+" * 33)
+    script = {"MAIL": "250 Ok", "RCPT": "250 Ok"}
+    server = ScriptedServer(keywords=["DSN", "PIPELINING"], script=script, strict=False)
+    async with server, on_memory(server) as smtp:
+        receipt = await smtp.sendmail(
+            SENDER, recipient, RAW, dsn=dsn, mail_options=raw, rcpt_options=raw
+        )
+    assert list(receipt.accepted) == [recipient.address]
+
+
 @pytest.mark.parametrize(
     ("envelope", "offer"),
     [
@@ -160,6 +182,25 @@ async def test_several_connections_and_transactions_ask_for_the_same() -> None:
     assert list(receipt.accepted) == [B, C]
     assert [message.mail_options for message in server.messages] == [["RET=FULL"]] * 2
     assert [message.rcpt_options for message in server.messages] == [{B: ["NOTIFY=NEVER"]}, {C: []}]
+
+
+async def test_a_stream_of_messages_asks_for_what_each_envelope_says() -> None:
+    envelopes = [
+        Envelope(sender=SENDER, recipients=Recipient(B, notify="never"), priority=1),
+        Envelope(sender=SENDER, recipients=C, dsn=DSN(envid="2")),
+        Envelope(sender=SENDER, recipients=C, deliver_by=1),
+    ]
+    mails = [Mail(RAW, envelope) for envelope in envelopes]
+    keywords = ["PIPELINING", "DSN", "MT-PRIORITY"]
+    async with (
+        ScriptedServer(keywords=keywords) as server,
+        on_memory(server) as smtp,
+        smtp.send_many(mails, ordered=True) as deliveries,
+    ):
+        outcomes = [delivery.outcome async for delivery in deliveries]
+    assert outcomes == ["accepted", "accepted", "not_sent"]
+    assert [message.mail_options for message in server.messages] == [["MT-PRIORITY=1"], ["ENVID=2"]]
+    assert server.messages[0].rcpt_options == {B: ["NOTIFY=NEVER"]}
 
 
 async def test_a_recipient_who_hangs_up_is_named_with_what_was_asked() -> None:
@@ -374,15 +415,17 @@ async def test_the_command_layer_says_it_too() -> None:
 
 @pytest.mark.parametrize("verb", ["vrfy", "expn"])
 async def test_an_inquiry_takes_utf8(verb: str) -> None:
-    async with ScriptedServer(keywords=["SMTPUTF8"]) as server:
+    script = {verb: "250 2.0.0 Jörg <jörg@x.test>"}
+    async with ScriptedServer(keywords=["SMTPUTF8"], script=script) as server:
         conn = await connection_to(server)
-        for name in ("jörg", "ann"):
-            await getattr(conn, verb)(name)
+        for name in ("jörg", "jörg smtputf8", "ann"):
+            reply = await getattr(conn, verb)(name)
+            assert reply.text == "2.0.0 Jörg <jörg@x.test>"
         with pytest.raises(ValueError, match="needs an argument"):
             await getattr(conn, verb)("")
         await conn.quit()
-    expected = [f"{verb.upper()} jörg SMTPUTF8\r\n".encode(), f"{verb.upper()} ann\r\n".encode()]
-    assert server.connection.commands[1:3] == expected
+    expected = [f"{verb.upper()} {name}\r\n" for name in ("jörg SMTPUTF8", "jörg smtputf8", "ann")]
+    assert server.connection.commands[1:4] == [line.encode() for line in expected]
 
 
 @pytest.mark.parametrize("verb", ["vrfy", "expn"])

@@ -9,7 +9,7 @@ from ._flow import Flow
 from ._headers import recipients_of, sender_of
 from ._lines import LongLine
 from ._prepare import Prepared, prepare
-from ._serialise import estimate_size, needs_utf8, serialise, why_fixed
+from ._serialise import estimate_size, needs_utf8, serialise, utf8_address_in, why_fixed
 from ._snapshot import snapshot
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "sender_of",
     "serialise",
     "snapshot",
+    "utf8_address_in",
     "why_fixed",
 ]

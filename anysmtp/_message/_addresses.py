@@ -110,7 +110,9 @@ def parse_recipients(given: Recipients) -> tuple[Mailbox, ...]:
     several = cast("object", given)
     if isinstance(several, (bytes, bytearray)) or not isinstance(several, Iterable):
         raise TypeError(f"recipients are one address or several, not {given!r}")
-    return unique(map(_parse_recipient, given))
+    return unique(
+        parse_address(each) if isinstance(each, str) else _parse_recipient(each) for each in given
+    )
 
 
 def _parse_recipient(given: AddressLike | Recipient) -> Mailbox:

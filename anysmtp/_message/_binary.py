@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from email.message import Message
 from typing import Literal, cast
 
-from ._by_package import CTE, encoding_of, is_signed, written_by_package
+from ._by_package import CTE, encoding_of, is_signed, rewrite_payload, written_by_package
 from ._content import CHUNK, RawContent, header_section_of, octets_of
 from ._snapshot import payload_of, snapshot
 
@@ -83,6 +83,7 @@ def _replace(part: Message, boundaries: list[bytes], raw: dict[bytes, bytes]) ->
     data = _octets_of(part, payload)
     # A boundary that is chosen later is random: nobody has written it into an attachment.
     if data is None or any(boundary in data for boundary in boundaries):
+        rewrite_payload(part, seven_bit=False)
         return False
     token = os.urandom(16).hex()
     part.set_payload(token)
@@ -92,6 +93,8 @@ def _replace(part: Message, boundaries: list[bytes], raw: dict[bytes, bytes]) ->
 
 def _octets_of(part: Message, payload: object) -> bytes | None:
     """What base64 stands for; None for text, whose lines end in CRLF, and for what is no base64."""
+    if encoding_of(part) == "binary":
+        return str(payload).encode("ascii", "surrogateescape")
     if part.get_content_maintype() == "text" or encoding_of(part) != "base64":
         return None
     try:

@@ -40,10 +40,13 @@ def has_long_line_of_octets(data: bytes) -> bool:
 
 def _leap(data: AnyStr, lf: AnyStr, cr: AnyStr) -> int | None:
     """Where a line starts that is too long unless it ends in CR alone; None: there is none."""
-    start, end = 0, len(data)
+    start, end, rfind = 0, len(data), data.rfind
     while end - start > MAX_LINE:
-        found = data.rfind(lf, start, start + MAX_LINE + 2)
-        if found < 0 or (found == start + MAX_LINE + 1 and data[found - 1 : found] != cr):
+        found = rfind(lf, start, start + MAX_LINE + 2)
+        if found - start > MAX_LINE:
+            if data[found - 1 : found] != cr:
+                return start
+        elif found < 0:
             return start
         start = found + 1
     return None

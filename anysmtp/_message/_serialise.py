@@ -112,11 +112,15 @@ def _fields_work(part: Message, limit: int) -> int:
 
 def needs_utf8(message: Message) -> bool:
     """Whether an address in the header section has a local part that only UTF-8 can write."""
-    return any(
-        _has_utf8_address(value)
-        for name, value in message.raw_items()
-        if name.lower() in ADDRESS_FIELDS
-    )
+    return utf8_address_in(message) is not None
+
+
+def utf8_address_in(message: Message) -> str | None:
+    """The first such address."""
+    for name, value in message.raw_items():
+        if name.lower() in ADDRESS_FIELDS and (found := _utf8_address(value)) is not None:
+            return found
+    return None
 
 
 def _is_not_ascii(error: Exception) -> bool:
@@ -124,10 +128,12 @@ def _is_not_ascii(error: Exception) -> bool:
     return isinstance(error, UnicodeEncodeError) and error.encoding == "ascii"
 
 
-def _has_utf8_address(value: object) -> bool:
+def _utf8_address(value: object) -> str | None:
     try:
         text = text_of(value)
-        return not text.isascii() and any(found.ascii is None for found in parse_list(text))
+        if text.isascii():
+            return None
+        return next((found.given for found in parse_list(text) if found.ascii is None), None)
     except ValueError:
         # What is malformed names no address. It is an error if the envelope is made from it.
-        return False
+        return None

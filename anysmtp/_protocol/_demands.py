@@ -122,4 +122,8 @@ def _needs_utf8(job: Job, content: Content | Stream) -> str | None:
     for mailbox in (job.sender, *job.recipients):
         if mailbox is not None and mailbox.ascii is None:
             return f"the local part of {mailbox.given} is not ASCII"
-    return "the header section is not ASCII" if content.is_utf8 else None
+    if not content.is_utf8:
+        return None
+    address = job.utf8_address
+    where = "" if address is None else f", for the address {address} in it,"
+    return f"the header section is not ASCII{where}"

@@ -201,7 +201,12 @@ class Session:
         self.unanswered += octets
         return awaited
 
-    def begin_body(self, sink: Sink, owner: object = None, chunk: Command | None = None) -> Awaited:
+    def begin_body(
+        self,
+        sink: Sink,
+        owner: object = None,
+        chunk: Command | None = None,
+    ) -> Awaited:
         """The message goes out from here on; a refusal may come before its end does.
 
         ``chunk`` is a BDAT that it follows. The caller sets ``written`` before it writes the end.

@@ -48,6 +48,17 @@ def test_each_attachment_is_there_octet_by_octet(attachments: list[bytes]) -> No
     assert octets.count(b"Content-Transfer-Encoding: binary") == len(attachments) + 1
 
 
+def test_a_part_that_is_binary_already_stays_so() -> None:
+    message = letter(b"")
+    attachment = next(message.iter_attachments())
+    attachment.replace_header("Content-Transfer-Encoding", "binary")
+    attachment.set_payload("a\nb\rc\udcff")
+    assert bodies(written(message)) == [b"a\nb\rc\xff"]
+    message.set_boundary("bound")
+    attachment.set_payload("--bound--\n")
+    assert b"\r\nLS1ib3VuZC0tCg==\r\n" in written(message)
+
+
 def test_the_message_itself_is_not_touched() -> None:
     message = letter(os.urandom(100))
     before = message.as_bytes()

@@ -143,7 +143,6 @@ class State:
             "BDAT": lambda _: Own("521 5.5.4 Syntax: BDAT count [LAST]", then="close", on="5"),
             "RSET": lambda _: Own("250 2.0.0 Ok", lambda: self._begin(None)),
             "NOOP": lambda _: Own("250 2.0.0 Ok"),
-            "EXPN": lambda _: Own("250 2.0.0 a@example.test"),
             "VRFY": lambda _: Own("252 2.0.0 Perhaps"),
             "HELP": lambda _: Own("214 2.0.0 There is none"),
             "QUIT": lambda _: Own("221 2.0.0 Bye", then="quit"),

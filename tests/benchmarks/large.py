@@ -29,10 +29,10 @@ async def letter(octets: int) -> AsyncIterator[bytes]:
         octets -= len(BLOCK)
 
 
-async def main(port: int, cafile: str, tls: Any, chunking: Any, source: str) -> None:
+async def main(port: str, cafile: str, tls: Any, chunking: Any, source: str) -> None:
     context = None if tls == "off" else anysmtp.create_tls_context(cafile=cafile)
     async with anysmtp.SMTP(
-        "127.0.0.1", port, tls=tls, tls_context=context, chunking=chunking
+        "127.0.0.1", int(port), tls=tls, tls_context=context, chunking=chunking
     ) as smtp:
         # What is loaded when a file is sent for the first time is not the message's.
         await smtp.sendmail("a@x.test", "b@x.test", letter(4 << 20))
@@ -43,5 +43,4 @@ async def main(port: int, cafile: str, tls: Any, chunking: Any, source: str) -> 
 
 
 if __name__ == "__main__":
-    backend, port, *arguments = sys.argv[1:]
-    anyio.run(main, int(port), *arguments, backend=backend)
+    anyio.run(main, *sys.argv[2:], backend=sys.argv[1])

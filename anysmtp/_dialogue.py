@@ -14,6 +14,7 @@ from ._envelope import Content, Stream
 from ._protocol import _commands
 from ._protocol._commands import Command
 from ._reply import Reply
+from ._sources import chunks_of
 from ._transfer import Body, send_body
 from .errors import (
     SMTPConnectError,
@@ -116,9 +117,7 @@ async def transfer(channel: Channel, clock: Clock, content: Content | Stream) ->
     left: list[None] = []
     extensions = channel.session.extensions
     body = Body(
-        content.pieces(takes_8bit=extensions.eight_bit_mime, takes_utf8=extensions.smtputf8)
-        if content.is_stream
-        else content.chunks(),
+        chunks_of(content, takes_8bit=extensions.eight_bit_mime, takes_utf8=extensions.smtputf8),
         content.size,
         take_final=final.append,
         hand_over=lambda: left.append(None),

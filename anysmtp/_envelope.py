@@ -145,16 +145,6 @@ class Content(Protocol):
         ...
 
 
-class Pieces(Protocol):
-    """A message on its way out of its source."""
-
-    async def next(self) -> bytes:
-        """The next octets; none at the end."""
-        ...
-
-    async def aclose(self) -> None: ...
-
-
 class Stream(Protocol):
     """A message of which nothing is in memory."""
 
@@ -184,10 +174,6 @@ class Stream(Protocol):
     @property
     def is_spent(self) -> bool:
         """Whether it was."""
-        ...
-
-    def pieces(self, *, takes_8bit: bool, takes_utf8: bool) -> Pieces:
-        """Read it, for a server that takes such octets, and such header fields."""
         ...
 
 

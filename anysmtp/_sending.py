@@ -32,6 +32,7 @@ from ._protocol._transaction import (
     Transaction,
 )
 from ._rate import Pace
+from ._sources import chunks_of
 from ._transfer import Body, send_body, send_in_chunks
 from ._turns import Turn
 from .errors import SMTPException, SMTPServerDisconnected
@@ -262,13 +263,8 @@ class Sending:
 
         content = self._content
         takes_8bit = channel.session.extensions.eight_bit_mime
-        chunks = (
-            content.pieces(takes_8bit=takes_8bit, takes_utf8=transaction.is_utf8)
-            if content.is_stream
-            else content.chunks()
-        )
         body = Body(
-            chunks,
+            chunks_of(content, takes_8bit=takes_8bit, takes_utf8=transaction.is_utf8),
             content.size,
             take_final=transaction.take_final,
             hand_over=transaction.hand_over,

@@ -24,11 +24,11 @@ from collections.abc import (
     Mapping,
 )
 from email.message import Message
-from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 from anyio import to_thread
 
-from ._envelope import Pieces
+from ._envelope import Content, Stream
 from ._message import BinaryContent, Flow, LongLine, RawContent, message_id_of, raw_binary
 from .errors import SMTPNotSupported
 
@@ -47,6 +47,16 @@ class SourceFailed(Exception):
         super().__init__(error)
         self.error = error
         """What is to be raised to the caller."""
+
+
+class Pieces(Protocol):
+    """A message on its way out of its source."""
+
+    async def next(self) -> bytes:
+        """The next octets; none at the end."""
+        ...
+
+    async def aclose(self) -> None: ...
 
 
 class StreamContent:
@@ -376,3 +386,13 @@ async def _read(source: Pieces) -> bytes:
         return await source.next()
     except Exception as error:
         raise SourceFailed(error) from error
+
+
+def chunks_of(
+    content: Content | Stream, *, takes_8bit: bool, takes_utf8: bool
+) -> Iterable[bytes] | Pieces:
+    """The octets of a message, whatever it is, for a server that takes such ones."""
+    if not content.is_stream:
+        return content.chunks()
+    assert isinstance(content, StreamContent)
+    return content.pieces(takes_8bit=takes_8bit, takes_utf8=takes_utf8)

@@ -16,12 +16,11 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._channel import Channel
 from ._clock import Clock
-from ._envelope import Pieces
 from ._protocol._body import END, DotStuffer
 from ._protocol._commands import RSET, Command, bdat
 from ._protocol._session import Awaited
 from ._reply import Reply
-from ._sources import SourceFailed
+from ._sources import Pieces, SourceFailed
 from ._tasks import UngroupedTasks
 from ._turns import Turn
 from ._writing import Written

@@ -29,7 +29,8 @@ async def letter(octets: int) -> AsyncIterator[bytes]:
         octets -= len(BLOCK)
 
 
-async def main(port: str, cafile: str, tls: Any, chunking: Any, source: str) -> None:
+async def main(*arguments: Any) -> None:
+    port, cafile, tls, chunking, source = arguments
     context = None if tls == "off" else anysmtp.create_tls_context(cafile=cafile)
     async with anysmtp.SMTP(
         "127.0.0.1", int(port), tls=tls, tls_context=context, chunking=chunking

@@ -33,6 +33,7 @@ from ._protocol._extensions import Extensions
 from ._protocol._transaction import Chunking, Pipelining
 from ._reply import Reply
 from ._sending import Sending
+from ._signing import Signer
 from ._sources import SourceFailed
 from ._turns import Turn
 from .errors import (
@@ -373,6 +374,7 @@ def connection_on(
     chunking: Chunking,
     require_all: bool,
     add_missing_headers: bool,
+    signers: tuple[Signer, ...],
 ) -> SMTPConnection:
     """The command layer on a channel that is open and logged in, as a client has it set."""
     connection = SMTPConnection(
@@ -388,4 +390,5 @@ def connection_on(
     connection._chunking = chunking
     connection._require_all = require_all
     connection._add_missing_headers = add_missing_headers
+    connection._signers = signers
     return connection

@@ -49,6 +49,7 @@ from ._message import (
 )
 from ._monitor import Monitor, Since
 from ._parameters import DSN
+from ._signing import Signer, Signers, signed, signers_of
 from ._sources import SourceFailed, StreamContent, content_of, in_memory
 from ._wishes import NO_WISHES, given, one, wishes_of
 from .errors import SMTPException
@@ -82,6 +83,10 @@ class SendOptions(TypedDict, total=False):
 
     allow_long_lines: bool
     """Whether lines of more than 998 octets are sent as they are; see `Envelope`."""
+
+    sign: Signers | None
+    """Who signs the message, such as an `anysmtp.dkim.DKIMSigner`; ``()``: nobody; None: as the
+    client has it."""
 
     envelope: Envelope | None
     """Sender, recipients and what is seldom asked for, as a value of its own."""
@@ -133,6 +138,7 @@ class BaseMailer(ABC):
 
     _monitor: Monitor
     _require_all = False
+    _signers: tuple[Signer, ...] = ()
     _add_missing_headers = True
     _retry: Retry | None = None
     _pause: Callable[[float], Awaitable[None]] = staticmethod(anyio.sleep)
@@ -170,7 +176,9 @@ class BaseMailer(ABC):
                 f"a message object is needed, not {type(message).__name__} (sendmail takes text "
                 "and bytes)"
             )
-        asked = Asked(options, sender, recipients, require_all=self._require_all)
+        asked = Asked(
+            options, sender, recipients, require_all=self._require_all, signers=self._signers
+        )
         with self._admitted(), asked.book_for_object(message, self._monitor) as book:
             job = await book.job_of_object(message, add_missing_headers=self._add_missing_headers)
             return await book.send(job, self._deliver, self._retry, self._pause)
@@ -192,10 +200,19 @@ class BaseMailer(ABC):
         not take those (RFC 6152): a message object can be sent to it.
         """
         _required(sender, recipients)
-        asked = Asked(options, sender, recipients, require_all=self._require_all)
+        asked = Asked(
+            options, sender, recipients, require_all=self._require_all, signers=self._signers
+        )
         with self._admitted(), asked.book(self._monitor) as book:
             job = await book.job_of_raw(message)
             return await book.send(job, self._deliver, self._retry, self._pause)
+
+    def _asked(
+        self, options: SendOptions, sender: AddressLike | None, recipients: Recipients | None
+    ) -> Asked:
+        return Asked(
+            options, sender, recipients, require_all=self._require_all, signers=self._signers
+        )
 
     def _admitted(self) -> AbstractContextManager[object]:
         """Stands around a whole send, serialising included. RuntimeError if there can be none."""
@@ -250,6 +267,7 @@ class Asked:
         recipients: Recipients | None = None,
         *,
         require_all: bool,
+        signers: tuple[Signer, ...] = (),
     ) -> None:
         if not _SEND_OPTIONS.issuperset(options):
             unknown = set(options) - _SEND_OPTIONS
@@ -262,6 +280,8 @@ class Asked:
         self.delivery: Delivery[Any] = given("delivery", options, Delivery) or Delivery()
         chosen = given("require_all", options, bool)
         self.require_all = require_all if chosen is None else chosen
+        sign = options.get("sign")
+        self.signers = signers if sign is None else signers_of(sign)
 
     def book_for_object(self, message: Message, monitor: Monitor) -> Book:
         """What the caller did not give comes from the header fields."""
@@ -319,19 +339,20 @@ class Book:
             message_id=self.ledger.message_id,
         )
         in_thread = estimate_size(message) > _IN_THREAD
-        wishes = self._asked.wishes
+        wishes, signers = self._asked.wishes, self._asked.signers
 
         async def serialised(*, seven_bit: bool = False) -> Content:
             def work() -> Content:
-                return serialise(
+                content = serialise(
                     prepared.message,
                     seven_bit=seven_bit,
                     utf8=utf8,
                     binary=wishes.is_binary,
                     allow_long_lines=wishes.allow_long_lines,
                 )
+                return signed(content, signers) if signers else content
 
-            return await _run(work, in_thread)
+            return await _run(work, in_thread or bool(signers))
 
         content = await serialised()
         return self._job(
@@ -347,8 +368,14 @@ class Book:
         content = await raw_content(
             message, binary=wishes.is_binary, allow_long_lines=wishes.allow_long_lines
         )
+        signers = self._asked.signers
         if content.is_stream:
+            if signers:
+                raise TypeError("a message that is to be signed is a message object, or in memory")
             return self._job(content, content.message_id)
+        if signers:
+            unsigned = content
+            content = await _run(lambda: signed(unsigned, signers), True)
         return self._job(content, message_id_of(content.header_section()))
 
     async def send(

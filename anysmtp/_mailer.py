@@ -157,8 +157,9 @@ class BaseMailer(ABC):
         Sender and recipients come from its header fields (RFC 5322 section 3.6) unless they are
         given: Sender before From; To, Cc and Bcc; the Resent- fields instead where there
         are any. Bcc and Resent-Bcc do not leave; Date and Message-ID are added where they are
-        missing. The object itself is not touched, and may be changed as soon as the call
-        has begun. For the keyword options see `SendOptions`.
+        missing. Parts that the server cannot take as they are, for octets above 127 or lines of
+        more than 998, are sent in base64, unless they are signed. The object itself is not touched,
+        and may be changed as soon as the call has begun. For the keyword options see `SendOptions`.
 
         The Receipt says who was refused; SMTPRecipientsRefused is raised if all were.
         SMTPSenderRefused and SMTPDataError if the server does not take the message;
@@ -197,7 +198,8 @@ class BaseMailer(ABC):
         TypeError. Nothing is added to the message, and no header field is taken out. For the
         keyword options see `SendOptions`; for the result, the exceptions and cancellation
         `send_message`. SMTPNotSupported if the message has octets above 127 and the server does
-        not take those (RFC 6152): a message object can be sent to it.
+        not take those (RFC 6152): a message object can be sent to it. ValueError for a line of more
+        than 998 octets (RFC 5321 section 4.5.3.1.6), unless ``allow_long_lines``.
         """
         _required(sender, recipients)
         asked = Asked(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from functools import partial
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from anysmtp import (
@@ -21,6 +24,7 @@ from anysmtp import (
     SMTPTLSError,
 )
 from support.clients import RAW, SENDER, connection_to, deliver, email, on_memory
+from support.script import Act
 from support.scripted import ScriptedServer
 from support.tls import Certificates
 
@@ -283,6 +287,25 @@ async def test_after_a_chunk_that_was_refused_another_connection_is_used(size: i
         await deliver(smtp)
     assert caught.value.outcome == "refused"
     assert [record.verbs.count("BDAT") for record in server.connections] == [1, 1]
+
+
+async def test_a_chunk_that_is_cancelled_half_way_was_not_sent() -> None:
+    """It cannot be taken back, so the connection is closed, and the server discards it."""
+    delivery: Delivery[None] = Delivery()
+    script = {f"RCPT TO:<{C}>": Act("250 2.1.5 Ok", then="deaf")}
+    server = ScriptedServer(keywords=CHUNKING, script=script, capacity=1000)
+    async with server, on_memory(server, chunking="always") as smtp:
+        with anyio.move_on_after(5) as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(partial(deliver, smtp, b"x\r\n" * 50_000, delivery=delivery))
+                while delivery.phase != "body":
+                    await anyio.lowlevel.checkpoint()
+                await anyio.wait_all_tasks_blocked()
+                group.cancel_scope.cancel()
+        assert not scope.cancelled_caught
+        assert smtp.statistics().open_connections == 0
+    assert delivery.outcome == "not_sent"
+    assert delivery.may_retry
 
 
 async def test_recipients_of_a_chunk_that_are_refused_cost_no_chunk() -> None:

@@ -19,7 +19,6 @@ from typing import (
     Any,
     BinaryIO,
     Generic,
-    Literal,
     Protocol,
     TypeAlias,
     overload,
@@ -137,44 +136,32 @@ class Content(Protocol):
         """Whether the header section needs SMTPUTF8."""
         ...
 
-    @property
-    def is_stream(self) -> Literal[False]: ...
-
     def chunks(self) -> Iterator[bytes]:
         """The octets, in pieces of a size that is good to send."""
         ...
 
 
-class Stream(Protocol):
+class Stream:
     """A message of which nothing is in memory."""
 
-    @property
-    def size(self) -> int | None:
-        """As a `Content` has it; None: that is not known before it was read."""
-        ...
+    __slots__ = ()
 
-    @property
-    def is_8bit(self) -> bool | None:
-        """The same."""
-        ...
-
-    @property
-    def is_utf8(self) -> bool:
-        """Whether it is known that the header section needs SMTPUTF8."""
-        ...
-
-    @property
-    def is_stream(self) -> Literal[True]: ...
+    size: int | None
+    """As a `Content` has it; None: that is not known before it was read."""
+    is_8bit: bool | None
+    """The same."""
+    is_utf8: bool
+    """Whether it is known that the header section needs SMTPUTF8."""
 
     @property
     def is_one_shot(self) -> bool:
         """Whether it can be read once only."""
-        ...
+        raise NotImplementedError
 
     @property
     def is_spent(self) -> bool:
         """Whether it was."""
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +187,12 @@ class Job:
     @property
     def is_one_shot(self) -> bool:
         """Whether it can be sent in one transaction only."""
-        return self.content.is_stream and self.content.is_one_shot
+        return isinstance(self.content, Stream) and self.content.is_one_shot
 
     @property
     def is_spent(self) -> bool:
         """Whether it cannot be sent any more."""
-        return self.content.is_stream and self.content.is_spent
+        return isinstance(self.content, Stream) and self.content.is_spent
 
     @property
     def is_binary(self) -> bool:

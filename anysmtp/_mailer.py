@@ -371,7 +371,7 @@ class Book:
             message, binary=wishes.is_binary, allow_long_lines=wishes.allow_long_lines
         )
         signers = self._asked.signers
-        if content.is_stream:
+        if isinstance(content, StreamContent):
             if signers:
                 raise TypeError("a message that is to be signed is a message object, or in memory")
             return self._job(content, content.message_id)

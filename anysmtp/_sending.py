@@ -196,7 +196,7 @@ class Sending:
             channel.messages += 1
         lines = [command.line for command, _ in flight]
         content = self._content
-        if transaction.is_eager and not content.is_stream:
+        if transaction.is_eager and not isinstance(content, Stream):
             octets = content.size
             self._last = channel.post(flight, turn, octets)[-1]
             transaction.hand_over()

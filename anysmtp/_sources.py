@@ -24,7 +24,7 @@ from collections.abc import (
     Mapping,
 )
 from email.message import Message
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias, cast
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias, cast
 
 from anyio import to_thread
 
@@ -59,8 +59,8 @@ class Pieces(Protocol):
     async def aclose(self) -> None: ...
 
 
-class StreamContent:
-    """A message that is read while it is sent; a `Stream`."""
+class StreamContent(Stream):
+    """A message that is read while it is sent."""
 
     __slots__ = (
         "_allow_long_lines",
@@ -94,8 +94,6 @@ class StreamContent:
         """Whether there are octets above 127; None: that is not known."""
         self.is_utf8 = known is not None and known.is_utf8
         self.message_id = message_id_of(known.header) if known and known.header else None
-
-    is_stream: Literal[True] = True
 
     @property
     def is_one_shot(self) -> bool:
@@ -233,8 +231,9 @@ class _FromIterator:
         return b"".join(found)
 
     async def aclose(self) -> None:
-        if isinstance(self._pieces, Generator):
-            self._pieces.close()
+        pieces: Any = self._pieces
+        if isinstance(pieces, Generator):
+            pieces.close()
 
 
 class _FromAsync:
@@ -252,8 +251,9 @@ class _FromAsync:
         return b""
 
     async def aclose(self) -> None:
-        if isinstance(self._pieces, AsyncGenerator):
-            await self._pieces.aclose()
+        pieces: Any = self._pieces
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
 
 
 async def content_of(
@@ -265,13 +265,14 @@ async def content_of(
     are too long; OSError for a file that cannot be read.
     """
     options = _Options(binary, allow_long_lines)
+    kind = type(message).__name__
     if isinstance(message, os.PathLike):
         path: str = os.fspath(cast("os.PathLike[str]", message))
         return await to_thread.run_sync(lambda: _of_path(path, options))
     if isinstance(message, io.TextIOBase):
         raise TypeError("a file is opened in binary mode, as by open(path, 'rb')")
     if isinstance(message, io.IOBase) or hasattr(message, "readinto"):
-        file: BinaryIO = message
+        file = cast("BinaryIO", message)
         return await to_thread.run_sync(lambda: _of_file(file, options))
     if isinstance(message, (Message, Mapping)):
         pass
@@ -283,7 +284,7 @@ async def content_of(
         return options.stream(lambda: _FromIterator(iter(many)), many, "gi_frame")
     raise TypeError(
         "a raw message is bytes, str, a path, a binary file or an iterable of bytes, not "
-        f"{type(message).__name__} (send_message takes message objects)"
+        f"{kind} (send_message takes message objects)"
     )
 
 
@@ -377,7 +378,7 @@ def _octets(piece: object) -> bytes:
     if isinstance(piece, bytes):
         return piece
     if isinstance(piece, (bytearray, memoryview)):
-        return bytes(piece)
+        return bytes(cast("bytearray", piece))
     raise TypeError(f"a message is made of bytes, not of {type(piece).__name__}")
 
 
@@ -392,7 +393,7 @@ def chunks_of(
     content: Content | Stream, *, takes_8bit: bool, takes_utf8: bool
 ) -> Iterable[bytes] | Pieces:
     """The octets of a message, whatever it is, for a server that takes such ones."""
-    if not content.is_stream:
+    if not isinstance(content, Stream):
         return content.chunks()
     assert isinstance(content, StreamContent)
     return content.pieces(takes_8bit=takes_8bit, takes_utf8=takes_utf8)

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["Canonicalization", "DKIMSigner"]
 
@@ -56,22 +57,22 @@ class DKIMSigner:
         canonicalization: tuple[Canonicalization, Canonicalization] = ("relaxed", "relaxed"),
         identity: str | None = None,
     ) -> None:
-        import dkim
-
-        self._sign = dkim.sign
+        dkim: Any = importlib.import_module("dkim")
+        self._sign: Callable[..., bytes] = dkim.sign
         self._domain = domain.encode("idna" if not domain.isascii() else "ascii")
         self._selector = selector.encode("ascii")
         octets = Path(key).read_bytes() if isinstance(key, PathLike) else key
         self._key, self._algorithm = _key_of(octets.encode() if isinstance(octets, str) else octets)
         if self._algorithm == b"ed25519-sha256":
-            import nacl.signing  # noqa: F401 - it is missed now, and not when a message is sent
+            # It is missed now, and not when a message is sent.
+            importlib.import_module("nacl.signing")
         self._headers = None if headers is None else [name.lower().encode() for name in headers]
         self._canonicalization = tuple(each.encode("ascii") for each in canonicalization)
         self._identity = None if identity is None else identity.encode()
 
     def __call__(self, message: bytes) -> bytes:
         """The message with a DKIM-Signature field in front of it."""
-        field: bytes = self._sign(
+        field = self._sign(
             message,
             self._selector,
             self._domain,
@@ -104,11 +105,10 @@ def _key_of(given: bytes) -> tuple[bytes, bytes]:
 
 
 def _check_rsa(pem: bytes) -> None:
-    from dkim.crypto import UnparsableKeyError, parse_pem_private_key
-
+    crypto: Any = importlib.import_module("dkim.crypto")
     try:
-        parse_pem_private_key(pem)
-    except UnparsableKeyError:
+        crypto.parse_pem_private_key(pem)
+    except crypto.UnparsableKeyError:
         raise ValueError("the key is no RSA key in PEM") from None
 
 

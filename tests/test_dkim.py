@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
-import dkim
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
@@ -27,6 +27,8 @@ from support.scripted import ScriptedServer
 pytestmark = pytest.mark.anyio
 
 DOMAIN = "example.test"
+# It has no types.
+dkim: Any = importlib.import_module("dkim")
 RAW = b"From: a@example.test\r\nTo: b@example.test\r\nSubject: hello\r\n\r\nhello\r\n"
 
 
@@ -82,8 +84,8 @@ def test_a_signature_verifies(kind: str, canonicalization: Any, keys: dict[str, 
 def test_keys_are_taken_as_they_come(keys: dict[str, Key], tmp_path: Path) -> None:
     path = tmp_path / "mail.private"
     path.write_bytes(keys["rsa"].pem)
-    rsa = [keys["rsa"].pem, keys["rsa"].pkcs8, keys["rsa"].pem.decode(), path]
-    ed25519 = [keys["ed25519"].pem, keys["ed25519"].seed, keys["ed25519"].seed.decode()]
+    rsa: list[Any] = [keys["rsa"].pem, keys["rsa"].pkcs8, keys["rsa"].pem.decode(), path]
+    ed25519: list[Any] = [keys["ed25519"].pem, keys["ed25519"].seed, keys["ed25519"].seed.decode()]
     for kind, given in (("rsa", rsa), ("ed25519", ed25519)):
         for key in given:
             assert verified(DKIMSigner(DOMAIN, kind, key)(RAW), keys) == [True]

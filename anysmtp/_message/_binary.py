@@ -13,7 +13,7 @@ from base64 import b64decode
 from binascii import Error
 from collections.abc import Iterator
 from email.message import Message
-from typing import Literal, cast
+from typing import cast
 
 from ._by_package import CTE, encoding_of, is_signed, rewrite_payload, written_by_package
 from ._content import CHUNK, RawContent, header_section_of, octets_of
@@ -32,8 +32,6 @@ class BinaryContent:
         self._header = header
         self._pieces = pieces
         self.size = sum(map(len, pieces))
-
-    is_stream: Literal[False] = False
 
     @property
     def is_utf8(self) -> bool:

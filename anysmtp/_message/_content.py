@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from ._lines import has_long_line_of_octets
 
@@ -32,8 +31,6 @@ class RawContent:
     """
 
     __slots__ = ("_data", "_end", "_is_clean", "has_long_lines", "is_8bit", "is_utf8", "size")
-
-    is_stream: Literal[False] = False
 
     def __init__(self, message: bytes | bytearray | memoryview | str) -> None:
         data = octets_of(message)
@@ -68,8 +65,6 @@ class WrittenContent:
     """
 
     __slots__ = ("_pieces", "_small", "has_long_lines", "is_8bit", "is_utf8", "size")
-
-    is_stream: Literal[False] = False
 
     def __init__(self, pieces: Sequence[str], *, has_long_lines: bool = False) -> None:
         """The header section, in CRLF lines and with its blank one, and what follows.

@@ -143,7 +143,7 @@ class Transaction:
             and self._data_rides
             and extensions.chunking
             and chunking != "off"
-            and not content.is_stream
+            and not isinstance(content, Stream)
             and content.size <= EAGER_SIZE
             # RSET, MAIL and BDAT.
             and len(self._recipients) + 3 <= MAX_FLIGHT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from anysmtp._envelope import Job, Mailbox
 
@@ -16,7 +16,6 @@ class Octets:
     size: int = 100
     is_8bit: bool = False
     is_utf8: bool = False
-    is_stream: Literal[False] = False
 
     def chunks(self) -> Iterator[bytes]:
         raise AssertionError("nobody reads the message")

@@ -50,9 +50,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from anyio.abc import ByteStream, SocketAttribute
 
 import anysmtp
-from support.aiosmtpd_server import AiosmtpdServer
-from support.script import DROP, Act
-from support.scripted import DEFAULT_KEYWORDS
+from anysmtp.testing import DEFAULT_KEYWORDS, DROP, Act, AiosmtpdServer
 from support.threaded import ThreadedServer
 
 pytest_plugins = ["pytester"]
@@ -272,10 +270,10 @@ class Network:
         """
         counts = Counter[tuple[object, bytes, str]]()
         for server in self.servers.values():
-            counts.update((server, m.data, to) for m in server.messages for to in m.recipients)
+            counts.update((server, m.raw, to) for m in server.messages for to in m.recipients)
         for relay in self.scripted.values():
             messages = relay.server.received
-            counts.update((relay, m.data, to) for m in messages for to in m.recipients)
+            counts.update((relay, m.raw, to) for m in messages for to in m.recipients)
         return counts
 
     def install(self, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import pytest
 from anyio.pytest_plugin import extract_backend_and_options
 
-from .aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import AiosmtpdServer
+
 from .cancel import How, hows
 from .postfix import Postfix, why_not
 from .tls import Certificates

@@ -1,18 +1,11 @@
 """An SMTP server for tests: it does as it is told, and writes down what it saw.
 
-It runs inside the test's event loop, on memory streams and on loopback sockets::
+It runs in the test's own event loop, in a task group that the block around it stands for, on memory
+streams and on sockets. What it answers is in `_script`, what a server answers by itself in
+`_state`, what it saw in `_records`; by what it judges a client is in `_session`.
 
-    async with ScriptedServer(script={"RCPT TO:<b@x>": "550 5.1.1 no such user"}) as server:
-        stream = await server.connectable.connect()     # or: port = await server.listen()
-        ...
-    assert server.messages[0].recipients == ["a@x"]
-
-What it answers is its `script` (see `script`), what it saw its `connections` (see `records`), by
-what it judges a client in `session`.
-
-Leaving the block ends the server with all its connections. It then raises what the server itself
-died of, if it did; and if the block went well, AssertionError for what a client did that SMTP does
-not allow, unless `strict` is off. The block's own exception is never wrapped in a group.
+Leaving the block ends the server with all its connections, whatever they are about to do. What the
+server itself died of is raised then, and never into the test's tasks.
 """
 
 from __future__ import annotations
@@ -23,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, MutableMapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from anyio import (
     ConnectionFailed,
@@ -37,21 +30,30 @@ from anyio import (
 )
 from anyio.abc import ByteStream, ByteStreamConnectable, Listener, SocketAttribute
 
-from .memory import MemoryByteStream, memory_pair
-from .records import Message, Record
-from .script import Answer, Rule, Script, Table
-from .serverstate import Mechanism, Settings
-from .session import Cut, Session
-from .wire import Close
+from .. import SMTP, Options
+from ._memory import MemoryByteStream, memory_pair
+from ._records import Sent, Transcript
+from ._script import Answer, Rule, Script, Table
+from ._session import Cut, Session
+from ._state import Mechanism, Settings
+from ._wire import Close
 
-if sys.version_info < (3, 11):
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+if sys.version_info < (3, 11):  # pragma: no cover - coverage is measured on a newer Python
     from exceptiongroup import BaseExceptionGroup
 
 DEFAULT_KEYWORDS = ("PIPELINING", "SIZE 10000000", "8BITMIME", "ENHANCEDSTATUSCODES")
 
 
 class ScriptedServer:
-    """See the module. All arguments are by keyword:
+    """An SMTP server in the test's own task group: ``async with ScriptedServer() as server``.
+
+    It listens on memory streams (`client`, `connectable`) and, if told to (`listen`), on loopback.
+    Leaving the block ends it with all its connections; if the block went well, AssertionError says
+    what a client did that SMTP does not allow, unless ``strict`` is off. The block's own exception
+    is never wrapped in a group. All arguments are by keyword:
 
     - ``keywords``: the lines of the EHLO reply after the first. STARTTLS is added where there is a
       context for it; AUTH with the mechanisms, unless there is an AUTH line, where there are users
@@ -67,7 +69,7 @@ class ScriptedServer:
     - ``one_by_one``: each reply in a write of its own; else one write for all that is due.
     - ``split``: replies are written in pieces of so many bytes.
     - ``capacity``: how many unread bytes fit into each direction of a memory stream.
-    - ``strict``: see the module.
+    - ``strict``: what breaks the rules of SMTP is an AssertionError at the end.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class ScriptedServer:
         capacity: int = 65536,
         strict: bool = True,
     ) -> None:
-        self.connections: list[Record] = []
+        self.host = "127.0.0.1"
+        """Where it listens, after `listen`."""
+        self.connections: list[Transcript] = []
         """What was seen, one record per connection, in the order in which they were made."""
         self.connectable = MemoryConnectable(self)
         """Connects on memory streams: each ``connect()`` makes a new pair."""
@@ -144,9 +148,18 @@ class ScriptedServer:
             raise AssertionError("the client broke the rules:\n" + "\n".join(self.violations))
         return False
 
+    def client(self, **options: Unpack[Options]) -> SMTP:
+        """A client of this server on memory streams, which is not encrypted unless asked to be.
+
+        The options are those of `anysmtp.SMTP`.
+        """
+        settings: Options = {"connectable": self.connectable, "tls": "off", **options}
+        return SMTP(self._settings.hostname, **settings)
+
     async def listen(self, host: str = "127.0.0.1") -> int:
-        """Listen on a free TCP port, and return it."""
+        """Listen on a free TCP port of this address, and return it."""
         listener = await create_tcp_listener(local_host=host, local_port=0)
+        self.host = host
         self.port = listener.extra(SocketAttribute.local_port)
         self._group.start_soon(self._listen, listener)
         return self.port
@@ -176,7 +189,7 @@ class ScriptedServer:
 
     async def serve(self, stream: ByteStream) -> None:
         """Serve one client on a stream of the test's own."""
-        record = Record(len(self.connections))
+        record = Transcript(len(self.connections))
         is_refused = self._max_connections is not None and self._open >= self._max_connections
         session = Session(
             stream,
@@ -253,13 +266,13 @@ class ScriptedServer:
                 await session.closed.wait()
 
     @property
-    def connection(self) -> Record:
+    def connection(self) -> Transcript:
         """The only connection that there was."""
         (connection,) = self.connections
         return connection
 
     @property
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[Sent]:
         """The messages that were accepted, of all connections."""
         return [message for record in self.connections for message in record.messages]
 
@@ -277,7 +290,7 @@ class ScriptedServer:
         return [write for record in self.connections for write in record.writes]
 
     @property
-    def received(self) -> list[Message]:
+    def received(self) -> list[Sent]:
         """The messages whose end arrived, of all connections."""
         return [message for record in self.connections for message in record.received]
 

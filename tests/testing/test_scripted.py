@@ -6,10 +6,10 @@ import anyio
 import pytest
 from anyio.streams.tls import TLSStream
 
+from anysmtp.testing import DEAF, DROP, RESET, STALL, Act, ScriptedServer
+from anysmtp.testing._script import Table
 from support.bare import HELLO, BareClient
 from support.leaks import no_leaks
-from support.script import DEAF, DROP, RESET, STALL, Act, Table
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +26,7 @@ async def test_each_send_of_the_client_is_one_write() -> None:
             await client.ask(b"QUIT\r\n")
         await server.wait_closed()
     assert server.connection.writes == [HELLO, ENVELOPE, body + b".\r\nRSET\r\n", b"QUIT\r\n"]
-    assert server.messages[0].data == body
+    assert server.messages[0].raw == body
 
 
 async def test_under_tls_a_small_send_is_one_write(certificates: Certificates) -> None:

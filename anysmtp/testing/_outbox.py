@@ -1,0 +1,359 @@
+"""`Outbox`: a client without a server, that keeps what was sent.
+
+What a send comes to is worked out by the same code as in a client: arguments, headers and
+serialising, the plan of a transaction, the ledger, retries. In place of a connection there is only
+a server's state (`_state`), which answers each command of the plan at once. So an outbox has no
+event loop, opens nothing and needs no end, and what it says is what a client would have said.
+
+What is to go wrong is in line: each message, at each try, takes the next fault. One that a server
+says is said by this one, so that what is known of each recipient is what it would be; any other is
+raised as it is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from copy import copy
+from dataclasses import dataclass
+from email.message import Message
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from .. import SMTP, Delivery, Extensions, Mail, Reply, Retry, SendMany, SendOptions
+from .._delivery import Ledger, ledger_of
+from .._envelope import Job
+from .._mailer import Asked, BaseMailer, Book
+from .._monitor import Monitor
+from .._protocol._transaction import Transaction, needs_downgrade
+from ..errors import (
+    SMTPAuthenticationError,
+    SMTPConnectError,
+    SMTPDataError,
+    SMTPException,
+    SMTPHeloError,
+    SMTPRecipientsRefused,
+    SMTPSenderRefused,
+    SMTPServerDisconnected,
+    SMTPTLSError,
+)
+from ..events import Observer
+from ._outbox_many import Stream
+from ._records import Sent, Transcript
+from ._script import reply_of
+from ._state import Own, Settings, State
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+K = TypeVar("K")
+
+_SERVER = "outbox"
+_KEYWORDS = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES")
+_LOST = "the connection was lost"
+
+# With these there is no connection at all: a client raises them for a whole stream of messages.
+_NO_CONNECTION = (SMTPConnectError, SMTPTLSError, SMTPHeloError, SMTPAuthenticationError)
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """What is to become of one message; without an error it stalls."""
+
+    error: SMTPException | None = None
+    after_message: bool = False
+    """Whether it happens when the message is out, and not before anything is."""
+
+    def reply_to(self, command: str, address: str) -> Reply | None:
+        """What the server says to this command on account of it, if that is for a server to say."""
+        error = self.error
+        if isinstance(error, SMTPRecipientsRefused) and command == "RCPT":
+            return error.refused.get(address) or error.reply
+        if isinstance(error, SMTPSenderRefused) and command == "MAIL":
+            return error.reply
+        if isinstance(error, SMTPDataError) and command == ".":
+            return error.reply
+        return None
+
+    @property
+    def is_said(self) -> bool:
+        """Whether it is a server's reply."""
+        replies = (SMTPRecipientsRefused, SMTPSenderRefused, SMTPDataError)
+        return isinstance(self.error, replies) and self.error.reply is not None
+
+    async def happen(self) -> None:
+        """Raise the error, or wait until the caller has waited for long enough."""
+        if self.error is None:
+            await anyio.sleep_forever()
+        failure = copy(self.error)
+        assert failure is not None
+        failure.server = failure.server or _SERVER
+        raise failure
+
+
+class Outbox(BaseMailer, Sequence[Sent]):
+    """Takes the place of an `SMTP` in the tests of an application, and keeps what was sent.
+
+    ``await outbox.send_message(message)`` gives a Receipt, and ``outbox[0]`` is what a server would
+    have now, as a `Sent`. Everything about a send is as a client has it: arguments are checked,
+    header fields added, deliveries kept; retries too, but that their pauses take no time. `refuse`,
+    `fail_next`, `doubt_next` and `stall_next` say what goes wrong.
+
+    ``require_all``, ``add_missing_headers``, ``retry`` and ``observer`` are the options of `SMTP`;
+    ``keywords`` is what the server that there is not would say to EHLO.
+
+    It can be entered and closed as a client can, but has no end, and belongs to no event loop. Like
+    every sequence it is false while it is empty: an application that was given one asks whether it
+    ``is None``.
+    """
+
+    def __init__(
+        self,
+        *,
+        require_all: bool = False,
+        add_missing_headers: bool = True,
+        retry: Retry | None = None,
+        observer: Observer | None = None,
+        keywords: Sequence[str] = _KEYWORDS,
+    ) -> None:
+        self._require_all = require_all
+        self._add_missing_headers = add_missing_headers
+        self._retry = retry
+        self._monitor = Monitor(_SERVER, observer)
+        self._settings = Settings(hostname=_SERVER, keywords=keywords)
+        self._extensions = Extensions(reply_of(_greeted(self._settings)[1].reply))
+        self._sent: list[Sent] = []
+        self._refused: dict[str, Reply] = {}
+        self._faults: deque[_Fault] = deque()
+        self._waiting: list[anyio.Event] = []
+
+    def refuse(self, address: str, reply: Reply | str = "550 5.1.1 no such user") -> None:
+        """Refuse this recipient from now on; ``"250 OK"`` takes that back.
+
+        The address is as it stands in a command, in any case. ValueError for what is no reply.
+        """
+        self._refused[address.lower()] = reply_of(reply) if isinstance(reply, str) else reply
+
+    def fail_next(self, error: SMTPException, times: int = 1) -> None:
+        """Have the next sends, or tries, fail with this error: behind others that were asked for.
+
+        SMTPSenderRefused, SMTPRecipientsRefused and SMTPDataError come about by their replies.
+        Any other is raised as it is, and nothing was sent; unless its ``outcome`` is
+        ``"in_doubt"``: then the outbox has the message. TypeError for what no client raises.
+        """
+        if not isinstance(error, SMTPException):
+            raise TypeError(f"a client raises an SMTPException, not {error!r}")
+        self._next(_Fault(error, after_message=error.outcome == "in_doubt"), times)
+
+    def doubt_next(self, times: int = 1) -> None:
+        """Have the connection be lost behind the next messages: SMTPServerDisconnected, in doubt.
+
+        The outbox has the message, which the sender cannot know.
+        """
+        error = SMTPServerDisconnected(_LOST, command="end of data", connection_closed=True)
+        self._next(_Fault(error, after_message=True), times)
+
+    def stall_next(self, times: int = 1, *, after_message: bool = False) -> None:
+        """Have the next sends wait for ever, so that a timeout of the caller's ends them.
+
+        Nothing is sent then. With ``after_message`` they wait for the server's last word: the
+        outbox has the message, and for the sender it is in doubt.
+        """
+        self._next(_Fault(after_message=after_message), times)
+
+    def clear(self) -> None:
+        """Forget what was sent, and what was to go wrong."""
+        self._sent.clear()
+        self._refused.clear()
+        self._faults.clear()
+
+    async def wait(self, count: int = 1) -> None:
+        """Wait until so many messages were sent, for an application that sends in the background.
+
+        Bound it with a timeout of your own.
+        """
+        await checkpoint()
+        while len(self) < count:
+            news = anyio.Event()
+            self._waiting.append(news)
+            try:
+                await news.wait()
+            finally:
+                self._waiting.remove(news)
+
+    @overload
+    def send_many(
+        self,
+        mails: Iterable[Mail[K]] | AsyncIterable[Mail[K]],
+        *,
+        ordered: bool = False,
+        read_ahead: int = 100,
+    ) -> SendMany[K]: ...
+    @overload
+    def send_many(
+        self,
+        mails: Iterable[Message] | AsyncIterable[Message],
+        *,
+        ordered: bool = False,
+        read_ahead: int = 100,
+    ) -> SendMany[None]: ...
+    def send_many(
+        self,
+        mails: Iterable[Any] | AsyncIterable[Any],
+        *,
+        ordered: bool = False,
+        read_ahead: int = 100,
+    ) -> SendMany[Any]:
+        """As `SMTP.send_many`, one message after the other: they are always in order."""
+        # What a client does not take is said by one, in its words.
+        SMTP(_SERVER).send_many(mails, ordered=ordered, read_ahead=read_ahead)
+        stream = Stream(mails, self._send_one, read_ahead)
+        return SendMany(stream.begin, stream.end, nullcontext)
+
+    async def connect(self) -> Extensions:
+        """What there is to EHLO; a failure that is next, and one of connecting, is raised here."""
+        await checkpoint()
+        if self._faults and isinstance(self._faults[0].error, _NO_CONNECTION):
+            await self._faults.popleft().happen()
+        return self._extensions
+
+    async def aclose(self) -> None:
+        """Nothing: there is no connection, and the outbox can be used further."""
+        await checkpoint()
+
+    async def __aenter__(self) -> Self:
+        await checkpoint()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await checkpoint()
+
+    @overload
+    def __getitem__(self, index: int) -> Sent: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sent]: ...
+    def __getitem__(self, index: int | slice) -> Sent | list[Sent]:
+        return self._sent[index]
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    def __repr__(self) -> str:
+        return f"<Outbox {len(self)} sent>"
+
+    def _next(self, fault: _Fault, times: int) -> None:
+        self._faults.extend([fault] * times)
+
+    async def _pause(self, seconds: float) -> None:
+        await checkpoint()
+
+    async def _send_one(self, mail: Any) -> Delivery[Any]:
+        """Send one of `send_many`; what keeps it from being sent is in its Delivery."""
+        if isinstance(mail, Message):
+            mail = Mail(cast("Message", mail))
+        delivery = Delivery[Any](key=getattr(mail, "key", None))
+        ledger = ledger_of(delivery)
+        try:
+            with self._opened(mail, delivery) as book:
+                job = await self._entered(mail, book)
+                await book.send(job, self._deliver, self._retry, self._pause)
+        except _NO_CONNECTION as error:
+            # What has become of a recipient all the same has to be told.
+            if not any(ledger.keys(what) for what in ("accepted", "refused", "in_doubt")):
+                raise error
+        except Exception as error:  # noqa: BLE001 - a bad message, however bad, ends no stream
+            ledger.finish(error)
+        return delivery
+
+    def _opened(self, mail: Any, delivery: Delivery[Any]) -> Book:
+        if not isinstance(mail, Mail):
+            raise TypeError(f"a mail is a message object or a Mail, not {type(mail).__name__}")
+        options: SendOptions = {"envelope": mail.envelope, "delivery": delivery}
+        asked = Asked(options, require_all=self._require_all)
+        if isinstance(mail.message, Message):
+            return asked.book_for_object(mail.message, self._monitor)
+        return asked.book(self._monitor)
+
+    async def _deliver(self, job: Job, ledger: Ledger) -> None:
+        fault = self._faults.popleft() if self._faults else None
+        await checkpoint()
+        if fault is not None and not fault.is_said and not fault.after_message:
+            await fault.happen()
+        content = job.content
+        if needs_downgrade(content, self._extensions) and job.downgrade is not None:
+            content = await job.downgrade()
+        ledger.phase, ledger.bytes_total, ledger.server = "envelope", content.size, _SERVER
+        try:
+            transaction = Transaction(job, content, self._extensions, ledger, reset_first=False)
+            server = _Server(self._settings, self._refused, fault)
+            server.take_envelope(transaction)
+            if transaction.end == "message":
+                transaction.hand_over()
+                ledger.bytes_sent = content.size
+                message, reply = server.take_message(b"".join(content.chunks()))
+                self._keep(message)
+                if fault is not None and fault.after_message:
+                    await fault.happen()
+                transaction.take_final(reply)
+            transaction.result()
+        except SMTPException as error:
+            error.server = error.server or _SERVER
+            raise
+
+    def _keep(self, message: Sent) -> None:
+        if message.accepted:
+            self._sent.append(message)
+            for news in self._waiting:
+                news.set()
+
+
+class _Server:
+    """Answers the commands of one transaction."""
+
+    def __init__(
+        self, settings: Settings, refused: Mapping[str, Reply], fault: _Fault | None
+    ) -> None:
+        self._state, _ = _greeted(settings)
+        self._refused = refused
+        self._fault = fault or _Fault()
+
+    def take_envelope(self, transaction: Transaction) -> None:
+        while flight := transaction.flight():
+            for command, take in flight:
+                line = command.line.decode().rstrip("\r\n")
+                address = (
+                    line.partition("<")[2].rpartition(">")[0] if command.verb == "RCPT" else ""
+                )
+                reply = self._fault.reply_to(command.verb, address)
+                reply = reply or self._refused.get(address.lower())
+                take(self._do(self._state.own(line), reply))
+
+    def take_message(self, raw: bytes) -> tuple[Sent, Reply]:
+        message = self._state.received(raw)
+        ((point, own),) = self._state.end_of_data(message)
+        return message, self._do(own, self._fault.reply_to(point, ""))
+
+    def _do(self, own: Own, instead: Reply | None) -> Reply:
+        """The reply, the server's own or another one, and its effect."""
+        reply = instead or reply_of(own.reply)
+        if own.effect is not None and str(reply.code).startswith(own.on):
+            own.effect()
+        return reply
+
+
+def _greeted(settings: Settings) -> tuple[State, Own]:
+    """A server that has heard EHLO, and its answer."""
+    state = State(settings, Transcript(0))
+    hello = state.own("EHLO client.example.test")
+    assert hello.effect is not None
+    hello.effect()
+    return state, hello

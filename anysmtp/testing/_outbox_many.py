@@ -1,0 +1,99 @@
+"""`Outbox.send_many`: one task sends what the source has, one message after the other.
+
+Deliveries wait to be taken, as many as the caller lets it read ahead. What ends the stream, the
+source's own exception or a failure to connect, leaves by the ``async for`` once the deliveries
+before it were taken, as it does in a client.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from .. import Delivery
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Stream(AsyncIterator[Delivery[Any]]):
+    """The state of one `Outbox.send_many`; ``send`` raises what ends all of it."""
+
+    def __init__(
+        self, mails: Any, send: Callable[[Any], Awaitable[Delivery[Any]]], read_ahead: int
+    ) -> None:
+        self._mails = mails
+        self._send = send
+        self._read_ahead = read_ahead
+        self._ended: deque[Delivery[Any]] = deque()
+        self._error: Exception | None = None
+        self._is_over = False
+        self._is_left = False
+        self._changed: anyio.Event | None = None
+
+    def begin(self, group: TaskGroup) -> Self:
+        """Send in this group."""
+        group.start_soon(self._run)
+        return self
+
+    def end(self) -> None:
+        """The caller has left."""
+        self._is_left = self._is_over = True
+        self._tell()
+
+    async def __anext__(self) -> Delivery[Any]:
+        await checkpoint()
+        while not self._ended:
+            if self._is_over:
+                error, self._error = self._error, None
+                raise error or StopAsyncIteration
+            await self._wait()
+        self._tell()
+        return self._ended.popleft()
+
+    async def _run(self) -> None:
+        mails = self._mails
+        try:
+            if isinstance(mails, AsyncIterable):
+                source: AsyncIterator[Any] = mails.__aiter__()
+                await self._send_all(source)
+            else:
+                for mail in mails:
+                    await self._send_next(mail)
+        except Exception as error:
+            if self._is_left:
+                raise
+            self._error = error
+        self._is_over = True
+        self._tell()
+
+    async def _send_all(self, mails: AsyncIterator[Any]) -> None:
+        try:
+            async for mail in mails:
+                await self._send_next(mail)
+        finally:
+            # Nobody else can end a generator that was made for this call.
+            if isinstance(mails, AsyncGenerator):
+                await mails.aclose()
+
+    async def _send_next(self, mail: Any) -> None:
+        self._ended.append(await self._send(mail))
+        self._tell()
+        while len(self._ended) >= self._read_ahead:
+            await self._wait()
+
+    async def _wait(self) -> None:
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+    def _tell(self) -> None:
+        """Have those who wait look again."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None

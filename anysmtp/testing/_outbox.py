@@ -58,6 +58,7 @@ _LOST = "the connection was lost"
 
 # With these there is no connection at all: a client raises them for a whole stream of messages.
 _NO_CONNECTION = (SMTPConnectError, SMTPTLSError, SMTPHeloError, SMTPAuthenticationError)
+_REPLIES = (SMTPRecipientsRefused, SMTPSenderRefused, SMTPDataError)
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,10 @@ class _Fault:
         return None
 
     @property
-    def is_said(self) -> bool:
-        """Whether it is a server's reply."""
-        replies = (SMTPRecipientsRefused, SMTPSenderRefused, SMTPDataError)
-        return isinstance(self.error, replies) and self.error.reply is not None
+    def is_at_once(self) -> bool:
+        """Whether it happens before anything is sent, and is not a server's reply."""
+        is_reply = isinstance(self.error, _REPLIES) and self.error.reply is not None
+        return not self.after_message and not is_reply
 
     async def happen(self) -> None:
         """Raise the error, or wait until the caller has waited for long enough."""
@@ -286,14 +287,16 @@ class Outbox(BaseMailer, Sequence[Sent]):
     async def _deliver(self, job: Job, ledger: Ledger) -> None:
         fault = self._faults.popleft() if self._faults else None
         await checkpoint()
-        if fault is not None and not fault.is_said and not fault.after_message:
+        if fault is not None and isinstance(fault.error, _NO_CONNECTION):
             await fault.happen()
         content = job.content
         if needs_downgrade(content, self._extensions) and job.downgrade is not None:
             content = await job.downgrade()
-        ledger.phase, ledger.bytes_total, ledger.server = "envelope", content.size, _SERVER
         try:
             transaction = Transaction(job, content, self._extensions, ledger, reset_first=False)
+            ledger.phase, ledger.bytes_total, ledger.server = "envelope", content.size, _SERVER
+            if fault is not None and fault.is_at_once:
+                await fault.happen()
             server = _Server(self._settings, self._refused, fault)
             server.take_envelope(transaction)
             if transaction.end == "message":

@@ -52,8 +52,11 @@ class Sent:
 
     @cached_property
     def message(self) -> EmailMessage:
-        """The message, parsed: ``sent.message["Subject"]``, ``sent.message.get_content()``."""
-        return message_from_bytes(self.raw, policy=default)
+        """The message, parsed: ``sent.message["Subject"]``, ``sent.message.get_content()``.
+
+        The lines of its texts end as Python's do.
+        """
+        return message_from_bytes(self.raw.replace(b"\r\n", b"\n"), policy=default)
 
     @property
     def accepted(self) -> bool:

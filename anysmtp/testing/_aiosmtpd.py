@@ -165,10 +165,13 @@ class AiosmtpdServer:
         recipients = list(envelope.rcpt_tos)
         self.messages.append(
             Sent(
-                str(envelope.mail_from),
+                # So it writes the null reverse-path.
+                str(envelope.mail_from).removeprefix("<>"),
                 recipients,
                 raw,
                 list(envelope.mail_options),
+                # aiosmtpd takes no parameters of RCPT.
+                {recipient: [] for recipient in recipients},
                 tls=session.ssl is not None or self.implicit_tls is not None,
                 username=login.login.decode() if login else None,
                 accepted_for=recipients,

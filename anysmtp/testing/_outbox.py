@@ -97,15 +97,15 @@ class _Fault:
 
 
 class Outbox(BaseMailer, Sequence[Sent]):
-    """Takes the place of an `SMTP` in the tests of an application, and keeps what was sent.
+    """Takes the place of an `anysmtp.SMTP` in the tests of an application, and keeps what was sent.
 
     ``await outbox.send_message(message)`` gives a Receipt, and ``outbox[0]`` is what a server would
     have now, as a `Sent`. Everything about a send is as a client has it: arguments are checked,
     header fields added, deliveries kept; retries too, but that their pauses take no time. `refuse`,
     `fail_next`, `doubt_next` and `stall_next` say what goes wrong.
 
-    ``require_all``, ``add_missing_headers``, ``retry`` and ``observer`` are the options of `SMTP`;
-    ``keywords`` is what the server that there is not would say to EHLO.
+    ``require_all``, ``add_missing_headers``, ``retry`` and ``observer`` are the options of
+    `anysmtp.SMTP`; ``keywords`` is what the server that there is not would say to EHLO.
 
     It can be entered and closed as a client can, but has no end, and belongs to no event loop. Like
     every sequence it is false while it is empty: an application that was given one asks whether it
@@ -209,7 +209,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
         ordered: bool = False,
         read_ahead: int = 100,
     ) -> SendMany[Any]:
-        """As `SMTP.send_many`, one message after the other: they are always in order."""
+        """As `anysmtp.SMTP.send_many`, one message after the other: they are always in order."""
         # What a client does not take is said by one, in its words.
         SMTP(_SERVER).send_many(mails, ordered=ordered, read_ahead=read_ahead)
         stream = Stream(mails, self._send_one, read_ahead)

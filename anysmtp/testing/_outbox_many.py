@@ -8,7 +8,14 @@ before it were taken, as it does in a client.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -25,7 +32,10 @@ class Stream(AsyncIterator[Delivery[Any]]):
     """The state of one `Outbox.send_many`; ``send`` raises what ends all of it."""
 
     def __init__(
-        self, mails: Any, send: Callable[[Any], Awaitable[Delivery[Any]]], read_ahead: int
+        self,
+        mails: Iterable[Any] | AsyncIterable[Any],
+        send: Callable[[Any], Awaitable[Delivery[Any]]],
+        read_ahead: int,
     ) -> None:
         self._mails = mails
         self._send = send
@@ -57,13 +67,11 @@ class Stream(AsyncIterator[Delivery[Any]]):
         return self._ended.popleft()
 
     async def _run(self) -> None:
-        mails = self._mails
         try:
-            if isinstance(mails, AsyncIterable):
-                source: AsyncIterator[Any] = mails.__aiter__()
-                await self._send_all(source)
+            if isinstance(self._mails, AsyncIterable):
+                await self._send_all(self._mails)
             else:
-                for mail in mails:
+                for mail in self._mails:
                     await self._send_next(mail)
         except Exception as error:
             if self._is_left:
@@ -72,7 +80,8 @@ class Stream(AsyncIterator[Delivery[Any]]):
         self._is_over = True
         self._tell()
 
-    async def _send_all(self, mails: AsyncIterator[Any]) -> None:
+    async def _send_all(self, source: AsyncIterable[Any]) -> None:
+        mails = source.__aiter__()
         try:
             async for mail in mails:
                 await self._send_next(mail)

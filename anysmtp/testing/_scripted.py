@@ -13,7 +13,7 @@ from __future__ import annotations
 import ssl
 import sys
 from collections import Counter
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,9 +33,9 @@ from anyio.abc import ByteStream, ByteStreamConnectable, Listener, SocketAttribu
 from .. import SMTP, Options
 from ._memory import MemoryByteStream, memory_pair
 from ._records import Sent, Transcript
-from ._script import Answer, Rule, Script, Table
+from ._script import Answer, Script
 from ._session import Cut, Session
-from ._state import Mechanism, Settings
+from ._state import Settings
 from ._wire import Close
 
 if TYPE_CHECKING:
@@ -59,12 +59,14 @@ class ScriptedServer:
       context for it; AUTH with the mechanisms, unless there is an AUTH line, where there are users
       or mechanisms and the connection is as encrypted as it gets.
     - ``tls_keywords``: the same under TLS, with nothing added.
-    - ``script``: a table of answers, or a function of the command line.
+    - ``script``: answers by the points of the conversation (see `Answer`), or a function of the
+      command line.
     - ``starttls``, ``implicit_tls``: a server's SSLContext.
     - ``users``: names and passwords for AUTH PLAIN and LOGIN; ``require_auth``: MAIL wants it.
-    - ``mechanisms``: the server's side of other SASL mechanisms, by name; offered in front.
+    - ``mechanisms``: the server's side of other SASL mechanisms, by name; offered in front. A
+      generator that yields challenges, is sent responses, and returns who has logged in, or None.
     - ``max_connections``: how many it serves at once; others are greeted with 421, and counted in
-      `refused`.
+      ``refused``.
     - ``lmtp``: LHLO, and one reply per recipient after the message.
     - ``one_by_one``: each reply in a write of its own; else one write for all that is due.
     - ``split``: replies are written in pieces of so many bytes.
@@ -78,11 +80,14 @@ class ScriptedServer:
         hostname: str = "mail.example.test",
         keywords: Sequence[str] = DEFAULT_KEYWORDS,
         tls_keywords: Sequence[str] | None = None,
-        script: Table | Rule | None = None,
+        script: Mapping[str, Answer | Sequence[Answer]]
+        | Callable[[str], Answer | None]
+        | None = None,
         starttls: ssl.SSLContext | None = None,
         implicit_tls: ssl.SSLContext | None = None,
         users: dict[str, str] | None = None,
-        mechanisms: Mapping[str, Mechanism] | None = None,
+        mechanisms: Mapping[str, Callable[[Transcript], Generator[bytes, bytes, str | None]]]
+        | None = None,
         require_auth: bool = False,
         max_connections: int | None = None,
         lmtp: bool = False,
@@ -224,11 +229,11 @@ class ScriptedServer:
         unit: Literal["reply", "wire"] = "reply",
         connections: int | None = None,
     ) -> None:
-        """Connections from now on end in this way as soon as the server has sent `count` bytes.
+        """Connections from now on end in this way as soon as the server has sent ``count`` bytes.
 
         They are counted before encryption, as replies, or as they are on the wire, where those of
         a TLS handshake count too and there can be no close_notify. None: no more of that.
-        `connections` is for how many connections; None for all.
+        ``connections`` is for how many connections; None for all.
         """
         self._cut = None if count is None else Cut(count, how, unit)
         self._cuts_left = connections

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 
+import anyio
+from anyio import to_thread
 from anyio.streams.tls import TLSAttribute
 
 from . import _connect, _dialogue, _login, sasl
@@ -21,6 +23,24 @@ _STARTTLS_HINT = "; if it wants STARTTLS: tls='starttls'"
 _NO_STARTTLS_HINT = (
     "; tls='implicit' (port 465) encrypts from the first octet, tls='off' does not encrypt"
 )
+
+
+class SharedContext:
+    """The TLS context of a client's connections: the caller's, or the default one, made once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._context = settings.tls_context
+        self._verifies = settings.tls != "opportunistic"
+        self._loading = anyio.Lock()
+
+    async def get(self) -> ssl.SSLContext:
+        """Loading the default one reads files."""
+        async with self._loading:
+            if self._context is None:
+                self._context = await to_thread.run_sync(
+                    lambda: _connect.create_tls_context(validate_certs=self._verifies)
+                )
+            return self._context
 
 
 async def establish(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
 from email.message import Message
@@ -27,6 +26,7 @@ from anyio.lowlevel import checkpoint
 from .. import SMTP, Delivery, Extensions, Mail, Reply, Retry, SendMany, SendOptions
 from .._delivery import Ledger, ledger_of
 from .._envelope import Job
+from .._lifecycle import Lifecycle
 from .._mailer import Asked, BaseMailer, Book
 from .._monitor import Monitor
 from .._protocol._transaction import Transaction, needs_downgrade
@@ -179,6 +179,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
         """
         await checkpoint()
         while len(self) < count:
+            # One for each who waits: it belongs to his event loop.
             news = anyio.Event()
             self._waiting.append(news)
             try:
@@ -212,8 +213,9 @@ class Outbox(BaseMailer, Sequence[Sent]):
         """As `anysmtp.SMTP.send_many`, one message after the other: they are always in order."""
         # What a client does not take is said by one, in its words.
         SMTP(_SERVER).send_many(mails, ordered=ordered, read_ahead=read_ahead)
-        stream = Stream(mails, self._send_one, read_ahead)
-        return SendMany(stream.begin, stream.end, nullcontext)
+        # Any: it has what a client's stream has, without being one.
+        stream: Any = Stream(mails, self._send_one, read_ahead)
+        return SendMany(lambda _: stream, Lifecycle(_SERVER))
 
     async def connect(self) -> Extensions:
         """What there is to EHLO; a failure that is next, and one of connecting, is raised here."""

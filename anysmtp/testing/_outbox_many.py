@@ -16,20 +16,16 @@ from collections.abc import (
     Callable,
     Iterable,
 )
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import anyio
-from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from .. import Delivery
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from .._bell import Bell
 
 
 class Stream(AsyncIterator[Delivery[Any]]):
-    """The state of one `Outbox.send_many`; ``send`` raises what ends all of it."""
+    """What a `SendMany` pulls, takes and leaves; ``send`` raises what ends all of it."""
 
     def __init__(
         self,
@@ -44,17 +40,12 @@ class Stream(AsyncIterator[Delivery[Any]]):
         self._error: Exception | None = None
         self._is_over = False
         self._is_left = False
-        self._changed: anyio.Event | None = None
+        self._bell = Bell()
 
-    def begin(self, group: TaskGroup) -> Self:
-        """Send in this group."""
-        group.start_soon(self._run)
-        return self
-
-    def end(self) -> None:
+    def leave(self) -> None:
         """The caller has left."""
         self._is_left = self._is_over = True
-        self._tell()
+        self._bell.ring()
 
     async def __anext__(self) -> Delivery[Any]:
         await checkpoint()
@@ -62,11 +53,12 @@ class Stream(AsyncIterator[Delivery[Any]]):
             if self._is_over:
                 error, self._error = self._error, None
                 raise error or StopAsyncIteration
-            await self._wait()
-        self._tell()
+            await self._bell.wait()
+        self._bell.ring()
         return self._ended.popleft()
 
-    async def _run(self) -> None:
+    async def pull(self) -> None:
+        """Send all that the source has; what ends it is kept for the caller."""
         try:
             if isinstance(self._mails, AsyncIterable):
                 await self._send_all(self._mails)
@@ -78,7 +70,7 @@ class Stream(AsyncIterator[Delivery[Any]]):
                 raise
             self._error = error
         self._is_over = True
-        self._tell()
+        self._bell.ring()
 
     async def _send_all(self, source: AsyncIterable[Any]) -> None:
         mails = source.__aiter__()
@@ -92,17 +84,6 @@ class Stream(AsyncIterator[Delivery[Any]]):
 
     async def _send_next(self, mail: Any) -> None:
         self._ended.append(await self._send(mail))
-        self._tell()
+        self._bell.ring()
         while len(self._ended) >= self._read_ahead:
-            await self._wait()
-
-    async def _wait(self) -> None:
-        if self._changed is None:
-            self._changed = anyio.Event()
-        await self._changed.wait()
-
-    def _tell(self) -> None:
-        """Have those who wait look again."""
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+            await self._bell.wait()

@@ -512,9 +512,15 @@ async def test_it_has_no_end_and_says_what_it_offers() -> None:
 
 def test_one_outbox_serves_several_event_loops(anyio_backend_name: str) -> None:
     outbox = Outbox()
-    for _ in range(2):
-        anyio.run(outbox.send_message, letter(), backend=anyio_backend_name)
-        anyio.run(outbox.wait, backend=anyio_backend_name)
+
+    async def send_and_wait(count: int) -> None:
+        await outbox.send_message(letter())
+        await outbox.wait(count)
+        with anyio.move_on_after(0.01):
+            await outbox.wait(count + 1)
+
+    for count in (1, 2):
+        anyio.run(send_and_wait, count, backend=anyio_backend_name)
     assert len(outbox) == 2
 
 

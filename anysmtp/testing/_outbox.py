@@ -1,9 +1,9 @@
 """`Outbox`: a client without a server, that keeps what was sent.
 
 What a send comes to is worked out by the same code as in a client: arguments, headers and
-serialising, the plan of a transaction, the ledger, retries. In place of a connection there is only
-a server's state (`_state`), which answers each command of the plan at once. So an outbox has no
-event loop, opens nothing and needs no end, and what it says is what a client would have said.
+serialising, the plan of a transaction, the ledger, retries. In place of a connection there is what
+answers each command of the plan at once (`_in_place`). So an outbox has no event loop, opens
+nothing and needs no end, and what it says is what a client would have said.
 
 What is to go wrong is in line: each message, at each try, takes the next fault. One that a server
 says is said by this one, so that what is known of each recipient is what it would be; any other is
@@ -13,9 +13,7 @@ raised as it is.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Iterable, Sequence
 from email.message import Message
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -30,70 +28,21 @@ from .._lifecycle import Lifecycle
 from .._mailer import Asked, BaseMailer, Book
 from .._monitor import Monitor
 from .._protocol._transaction import Transaction, needs_downgrade
-from ..errors import (
-    SMTPAuthenticationError,
-    SMTPConnectError,
-    SMTPDataError,
-    SMTPException,
-    SMTPHeloError,
-    SMTPRecipientsRefused,
-    SMTPSenderRefused,
-    SMTPServerDisconnected,
-    SMTPTLSError,
-)
+from ..errors import SMTPException, SMTPServerDisconnected
 from ..events import Observer
+from ._in_place import NAME, NO_CONNECTION, NOTHING, Conversation, Fault, offered
 from ._outbox_many import Stream
-from ._records import Sent, Transcript
+from ._records import Sent
 from ._script import reply_of
-from ._state import Own, Settings, State
+from ._state import Settings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 K = TypeVar("K")
 
-_SERVER = "outbox"
 _KEYWORDS = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES")
 _LOST = "the connection was lost"
-
-# With these there is no connection at all: a client raises them for a whole stream of messages.
-_NO_CONNECTION = (SMTPConnectError, SMTPTLSError, SMTPHeloError, SMTPAuthenticationError)
-_REPLIES = (SMTPRecipientsRefused, SMTPSenderRefused, SMTPDataError)
-
-
-@dataclass(frozen=True)
-class _Fault:
-    """What is to become of one message; without an error it stalls."""
-
-    error: SMTPException | None = None
-    after_message: bool = False
-    """Whether it happens when the message is out, and not before anything is."""
-
-    def reply_to(self, command: str, address: str) -> Reply | None:
-        """What the server says to this command on account of it, if that is for a server to say."""
-        error = self.error
-        if isinstance(error, SMTPRecipientsRefused) and command == "RCPT":
-            return error.refused.get(address) or error.reply
-        if isinstance(error, SMTPSenderRefused) and command == "MAIL":
-            return error.reply
-        if isinstance(error, SMTPDataError) and command == ".":
-            return error.reply
-        return None
-
-    @property
-    def is_at_once(self) -> bool:
-        """Whether it happens before anything is sent, and is not a server's reply."""
-        is_reply = isinstance(self.error, _REPLIES) and self.error.reply is not None
-        return not self.after_message and not is_reply
-
-    async def happen(self) -> None:
-        """Raise the error, or wait until the caller has waited for long enough."""
-        if self.error is None:
-            await anyio.sleep_forever()
-        failure = copy(self.error)
-        assert failure is not None
-        failure.server = failure.server or _SERVER
-        raise failure
 
 
 class Outbox(BaseMailer, Sequence[Sent]):
@@ -124,12 +73,12 @@ class Outbox(BaseMailer, Sequence[Sent]):
         self._require_all = require_all
         self._add_missing_headers = add_missing_headers
         self._retry = retry
-        self._monitor = Monitor(_SERVER, observer)
-        self._settings = Settings(hostname=_SERVER, keywords=keywords)
-        self._extensions = Extensions(reply_of(_greeted(self._settings)[1].reply))
+        self._monitor = Monitor(NAME, observer)
+        self._settings = Settings(hostname=NAME, keywords=keywords)
+        self._extensions = offered(self._settings)
         self._sent: list[Sent] = []
         self._refused: dict[str, Reply] = {}
-        self._faults: deque[_Fault] = deque()
+        self._faults: deque[Fault] = deque()
         self._waiting: list[anyio.Event] = []
 
     def refuse(self, address: str, reply: Reply | str = "550 5.1.1 no such user") -> None:
@@ -148,7 +97,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
         """
         if not isinstance(error, SMTPException):
             raise TypeError(f"a client raises an SMTPException, not {error!r}")
-        self._next(_Fault(error, after_message=error.outcome == "in_doubt"), times)
+        self._next(Fault.by(error), times)
 
     def doubt_next(self, times: int = 1) -> None:
         """Have the connection be lost behind the next messages: SMTPServerDisconnected, in doubt.
@@ -156,7 +105,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
         The outbox has the message, which the sender cannot know.
         """
         error = SMTPServerDisconnected(_LOST, command="end of data", connection_closed=True)
-        self._next(_Fault(error, after_message=True), times)
+        self._next(Fault("after", error), times)
 
     def stall_next(self, times: int = 1, *, after_message: bool = False) -> None:
         """Have the next sends wait for ever, so that a timeout of the caller's ends them.
@@ -164,7 +113,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
         Nothing is sent then. With ``after_message`` they wait for the server's last word: the
         outbox has the message, and for the sender it is in doubt.
         """
-        self._next(_Fault(after_message=after_message), times)
+        self._next(Fault("after" if after_message else "before"), times)
 
     def clear(self) -> None:
         """Forget what was sent, and what was to go wrong."""
@@ -212,16 +161,16 @@ class Outbox(BaseMailer, Sequence[Sent]):
     ) -> SendMany[Any]:
         """As `anysmtp.SMTP.send_many`, one message after the other: they are always in order."""
         # What a client does not take is said by one, in its words.
-        SMTP(_SERVER).send_many(mails, ordered=ordered, read_ahead=read_ahead)
+        SMTP(NAME).send_many(mails, ordered=ordered, read_ahead=read_ahead)
         # Any: it has what a client's stream has, without being one.
         stream: Any = Stream(mails, self._send_one, read_ahead)
-        return SendMany(lambda _: stream, Lifecycle(_SERVER))
+        return SendMany(lambda _: stream, Lifecycle(NAME))
 
     async def connect(self) -> Extensions:
         """What there is to EHLO; a failure that is next, and one of connecting, is raised here."""
         await checkpoint()
-        if self._faults and isinstance(self._faults[0].error, _NO_CONNECTION):
-            await self._faults.popleft().happen()
+        if self._faults and self._faults[0].when == "connecting":
+            await self._faults.popleft().happen("connecting")
         return self._extensions
 
     async def aclose(self) -> None:
@@ -253,7 +202,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
     def __repr__(self) -> str:
         return f"<Outbox {len(self)} sent>"
 
-    def _next(self, fault: _Fault, times: int) -> None:
+    def _next(self, fault: Fault, times: int) -> None:
         self._faults.extend([fault] * times)
 
     async def _pause(self, seconds: float) -> None:
@@ -269,7 +218,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
             with self._opened(mail, delivery) as book:
                 job = await self._entered(mail, book)
                 await book.send(job, self._deliver, self._retry, self._pause)
-        except _NO_CONNECTION as error:
+        except NO_CONNECTION as error:
             # What has become of a recipient all the same has to be told.
             if not any(ledger.keys(what) for what in ("accepted", "refused", "in_doubt")):
                 raise error
@@ -287,78 +236,28 @@ class Outbox(BaseMailer, Sequence[Sent]):
         return asked.book(self._monitor)
 
     async def _deliver(self, job: Job, ledger: Ledger) -> None:
-        fault = self._faults.popleft() if self._faults else None
+        fault = self._faults.popleft() if self._faults else NOTHING
         await checkpoint()
-        if fault is not None and isinstance(fault.error, _NO_CONNECTION):
-            await fault.happen()
+        await fault.happen("connecting")
         content = job.content
         if needs_downgrade(content, self._extensions) and job.downgrade is not None:
             content = await job.downgrade()
+        conversation = Conversation(self._settings, self._refused, fault)
         try:
             transaction = Transaction(job, content, self._extensions, ledger, reset_first=False)
-            ledger.phase, ledger.bytes_total, ledger.server = "envelope", content.size, _SERVER
-            if fault is not None and fault.is_at_once:
-                await fault.happen()
-            server = _Server(self._settings, self._refused, fault)
-            server.take_envelope(transaction)
+            ledger.phase, ledger.bytes_total, ledger.server = "envelope", content.size, NAME
+            await conversation.take_envelope(transaction)
             if transaction.end == "message":
                 transaction.hand_over()
                 ledger.bytes_sent = content.size
-                message, reply = server.take_message(b"".join(content.chunks()))
-                self._keep(message)
-                if fault is not None and fault.after_message:
-                    await fault.happen()
-                transaction.take_final(reply)
+                raw = b"".join(content.chunks())
+                await conversation.take_message(transaction, raw, self._keep)
             transaction.result()
         except SMTPException as error:
-            error.server = error.server or _SERVER
+            error.server = error.server or NAME
             raise
 
     def _keep(self, message: Sent) -> None:
-        if message.accepted:
-            self._sent.append(message)
-            for news in self._waiting:
-                news.set()
-
-
-class _Server:
-    """Answers the commands of one transaction."""
-
-    def __init__(
-        self, settings: Settings, refused: Mapping[str, Reply], fault: _Fault | None
-    ) -> None:
-        self._state, _ = _greeted(settings)
-        self._refused = refused
-        self._fault = fault or _Fault()
-
-    def take_envelope(self, transaction: Transaction) -> None:
-        while flight := transaction.flight():
-            for command, take in flight:
-                line = command.line.decode().rstrip("\r\n")
-                address = (
-                    line.partition("<")[2].rpartition(">")[0] if command.verb == "RCPT" else ""
-                )
-                reply = self._fault.reply_to(command.verb, address)
-                reply = reply or self._refused.get(address.lower())
-                take(self._do(self._state.own(line), reply))
-
-    def take_message(self, raw: bytes) -> tuple[Sent, Reply]:
-        message = self._state.received(raw)
-        ((point, own),) = self._state.end_of_data(message)
-        return message, self._do(own, self._fault.reply_to(point, ""))
-
-    def _do(self, own: Own, instead: Reply | None) -> Reply:
-        """The reply, the server's own or another one, and its effect."""
-        reply = instead or reply_of(own.reply)
-        if own.effect is not None and str(reply.code).startswith(own.on):
-            own.effect()
-        return reply
-
-
-def _greeted(settings: Settings) -> tuple[State, Own]:
-    """A server that has heard EHLO, and its answer."""
-    state = State(settings, Transcript(0))
-    hello = state.own("EHLO client.example.test")
-    assert hello.effect is not None
-    hello.effect()
-    return state, hello
+        self._sent.append(message)
+        for news in self._waiting:
+            news.set()

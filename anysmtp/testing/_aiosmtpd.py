@@ -43,7 +43,7 @@ class AiosmtpdServer:
     one, are aiosmtpd's hooks. Entering it raises ImportError if aiosmtpd is not installed.
     """
 
-    host = "127.0.0.1"
+    host: str = "127.0.0.1"
     """Where it listens."""
 
     def __init__(
@@ -60,18 +60,18 @@ class AiosmtpdServer:
     ) -> None:
         self.messages: list[Sent] = []
         """What was taken, in the order in which it came."""
-        self.port = 0
+        self.port: int = 0
         """Where it listens, once the block has begun."""
-        self.users = dict(users or {})
+        self.users: dict[str, str] = dict(users or {})
         """Who may log in, and with which password; may be changed at any time."""
-        self.refuse = dict(refuse or {})
+        self.refuse: dict[str, str] = dict(refuse or {})
         """The replies to RCPT for these addresses; may be changed at any time."""
         self.tls_context = tls_context
         self.starttls = starttls
         self.implicit_tls = implicit_tls
         self.require_auth = require_auth
         # To aiosmtpd, only what STARTTLS began is TLS.
-        self.plaintext_auth = plaintext_auth or implicit_tls is not None
+        self.plaintext_auth: bool = plaintext_auth or implicit_tls is not None
         self.size_limit = size_limit
         self._protocols: list[Protocol] = []
         self._stack = ExitStack()

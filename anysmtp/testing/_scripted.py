@@ -96,15 +96,15 @@ class ScriptedServer:
         capacity: int = 65536,
         strict: bool = True,
     ) -> None:
-        self.host = "127.0.0.1"
+        self.host: str = "127.0.0.1"
         """Where it listens, after `listen`."""
         self.connections: list[Transcript] = []
         """What was seen, one record per connection, in the order in which they were made."""
-        self.connectable = MemoryConnectable(self)
+        self.connectable: MemoryConnectable = MemoryConnectable(self)
         """Connects on memory streams: each ``connect()`` makes a new pair."""
-        self.port = 0
+        self.port: int = 0
         """The TCP port, after `listen`."""
-        self.refused = 0
+        self.refused: int = 0
         """How many connections were one too many."""
         self._settings = Settings(
             hostname=hostname,

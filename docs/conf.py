@@ -39,6 +39,8 @@ nitpick_ignore = [
     ("py:class", "anysmtp._delivery.K"),
     ("py:class", "anysmtp._envelope.K"),
     ("py:class", "anysmtp.testing._outbox.K"),
+    # It is a ByteStreamConnectable, which is all that is to be known of it.
+    ("py:class", "anysmtp.testing._scripted.MemoryConnectable"),
     ("py:class", "Message"),
 ]
 if os.environ.get("ANYSMTP_DOCS_ONLINE"):

@@ -33,6 +33,7 @@ from anysmtp.testing import DEFAULT_KEYWORDS, DROP, RESET, STALL, Act, Answer, S
 from support.clients import Script, Through, Wrapped, deliver, on_memory, on_tcp
 from support.leaks import no_leaks
 from support.tls import Certificates
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -841,6 +842,7 @@ async def test_tls_to_a_plaintext_port_gets_a_hint() -> None:
     assert isinstance(caught.value.__cause__, ssl.SSLError)
 
 
+@in_virtual_time
 async def test_plaintext_to_a_tls_port_gets_a_hint(certificates: Certificates) -> None:
     server = ScriptedServer(implicit_tls=certificates.server)
     async with (
@@ -853,6 +855,7 @@ async def test_plaintext_to_a_tls_port_gets_a_hint(certificates: Certificates) -
     assert "nothing came within 0.05 seconds" in str(caught.value)
 
 
+@in_virtual_time
 async def test_a_timeout_under_tls_gets_no_such_hint(certificates: Certificates) -> None:
     script: dict[str, Answer] = {"GREETING": STALL}
     async with (

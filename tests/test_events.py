@@ -22,6 +22,7 @@ from anysmtp.testing import DROP, STALL, ScriptedServer
 from support.bench import RECIPIENTS
 from support.clients import connection_to, deliver, on_memory
 from support.tls import Certificates
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -99,6 +100,7 @@ async def test_a_handshake_that_fails_is_told(certificates: Certificates) -> Non
     assert [event.error for event in events] == [caught.value, caught.value]
 
 
+@in_virtual_time
 async def test_what_was_cancelled_is_told(certificates: Certificates) -> None:
     events: list[Event] = []
     script: Any = {"AUTH": STALL}

@@ -21,6 +21,7 @@ from anysmtp.testing._state import Mechanism as ServerSide
 from anysmtp.testing._state import Steps
 from support.bench import RECIPIENTS, message
 from support.mechanisms import SECRET, USER, server_side
+from support.quick import sampled
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
@@ -116,6 +117,7 @@ def transcript() -> Any:
     root.removeHandler(handler)
 
 
+@sampled(5)
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("secret", [SECRET, WRONG], ids=["right", "wrong"])
 @pytest.mark.parametrize("name", MECHANISMS)

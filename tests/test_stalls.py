@@ -17,6 +17,7 @@ from anysmtp.testing import DEAF, DEFAULT_KEYWORDS, STALL, ScriptedServer
 from support.bench import LARGE, RECIPIENTS, message
 from support.leaks import no_leaks
 from support.tls import Certificates
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -71,6 +72,7 @@ class Stalling:
             assert not self.server.received
 
 
+@in_virtual_time
 @stall_points
 async def test_the_callers_timeout_ends_a_stalled_send(
     point: str, certificates: Certificates

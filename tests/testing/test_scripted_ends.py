@@ -13,6 +13,7 @@ from anysmtp.testing import Act, ScriptedServer
 from anysmtp.testing._wire import Close
 from support.bare import HELLO, BareClient
 from support.leaks import no_leaks
+from support.quick import sampled
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
@@ -56,6 +57,7 @@ async def read_to_the_end(stream: ByteStream) -> tuple[bytes, Exception]:
         return received, exc
 
 
+@sampled(3)
 @pytest.mark.parametrize("by", ["cut", "script", "hang_up"])
 @pytest.mark.parametrize(("kind", "how", "error"), ENDS)
 async def test_a_connection_ends_as_told(

@@ -124,4 +124,5 @@ class Transcript:
 
     @property
     def tls(self) -> bool:
+        """Whether it was encrypted in the end."""
         return self.tls_version is not None

@@ -145,7 +145,8 @@ class ScriptedServer:
         try:
             await self._group.__aexit__(exc_type, exc, traceback)
         except BaseExceptionGroup:
-            if exc is None:
+            # The block's own exception is not wrapped; what the server died of has cancelled it.
+            if not isinstance(exc, Exception):
                 raise
         if self._crashes and (exc is None or isinstance(exc, Exception)):
             raise self._crashes[0]

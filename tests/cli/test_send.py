@@ -113,7 +113,7 @@ def test_a_message_can_come_from_standard_input_with_an_envelope_of_its_own(
     ran = send(aiosmtpd_plain, "-", "--from", "", "--to", "dan@x.test", stdin=EML)
     assert ran.output == "standard input: accepted for dan@x.test: 250 2.0.0 OK\n"
     [delivered] = aiosmtpd_plain.messages
-    assert delivered.sender == "<>"
+    assert delivered.sender == ""
     assert delivered.recipients == ["dan@x.test"]
 
 

@@ -133,4 +133,4 @@ async def test_the_command_layer(aiosmtpd_plain: AiosmtpdServer) -> None:
         assert (await conn.data("one\n.two")).code == 250
     [delivered] = aiosmtpd_plain.messages
     assert delivered.raw == b"one\r\n.two\r\n"
-    assert delivered.sender == "<>"
+    assert delivered.sender == ""

@@ -261,9 +261,9 @@ async def test_the_pauses_before_other_tries_take_no_time() -> None:
 async def test_the_server_offers_what_the_test_says(keywords: list[str]) -> None:
     async def program(mailer: Mailer, _: Faults) -> object:
         delivery = Delivery()
-        facts = await seen(
-            partial(mailer.send_message, letter(Subject="ä"), delivery=delivery), delivery
-        )
+        message = letter(Subject="ä")
+        message.set_content("ö\n", cte="8bit")
+        facts = await seen(partial(mailer.send_message, message, delivery=delivery), delivery)
         other = Delivery()
         raw = partial(mailer.sendmail, "ü@x.test", [B], RAW + "ä".encode(), delivery=other)
         return [*facts, *await seen(raw, other)]
@@ -301,6 +301,22 @@ async def one_by_one(mails: list[Any]) -> AsyncGenerator[Any, None]:
         yield mail
 
 
+class Iterator:
+    """A source that is no generator."""
+
+    def __init__(self, mails: list[Any]) -> None:
+        self._mails = iter(mails)
+
+    def __aiter__(self) -> Iterator:
+        return self
+
+    async def __anext__(self) -> Any:
+        await anyio.lowlevel.checkpoint()
+        for mail in self._mails:
+            return mail
+        raise StopAsyncIteration
+
+
 def and_then_fail(mails: list[Any]) -> Generator[Any, None, None]:
     yield from mails
     raise LookupError("there are no more")
@@ -334,7 +350,7 @@ async def take_all(mailer: Any, source: Any, **options: Any) -> list[object]:
     return facts
 
 
-@pytest.mark.parametrize("make", [list[Any], one_by_one, and_then_fail])
+@pytest.mark.parametrize("make", [list[Any], one_by_one, Iterator, and_then_fail])
 @pytest.mark.parametrize("read_ahead", [1, 100])
 async def test_a_stream_of_messages_is_sent(make: Any, read_ahead: int) -> None:
     async def program(mailer: Any, faults: Faults) -> object:

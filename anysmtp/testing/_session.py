@@ -110,7 +110,9 @@ class Session:
             await self._wire.linger()
         finally:
             self._record.sent_on_wire = self._wire.sent
-            await aclose_forcefully(self._wire)
+            # What the session died of is not to be lost to the server's end.
+            with CancelScope(shield=True):
+                await aclose_forcefully(self._wire)
             self._ended.set()
             self.closed.set()
 

@@ -5,6 +5,7 @@
 - `relay`: a link with a delay, between any client and any server.
 - `cancel` and `leaks`: stop a coroutine at its k-th await, and see what it left behind.
 - `postfix` and `dovecot`: servers that other people wrote.
+- `twins`: a program run against an outbox and against a client, that have to come to the same.
 - `tls`: a certificate authority, and contexts for everything that a test may want.
 - `fixtures`: all of these as pytest fixtures.
 

@@ -1,16 +1,11 @@
-"""An outbox is verified: the same program, against it and against a client with a server.
-
-A program says what it saw in values that do not name the server, and both have to say the same.
-What goes wrong is asked of the outbox, and of a scripted server by `Behind`, which has the outbox's
-methods. What is in the outbox afterwards has to be what the server took.
-"""
+"""An outbox is verified: the same program, against it and against a client with a server."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import Callable
 from email.message import EmailMessage
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import anyio
 import pytest
@@ -18,12 +13,9 @@ import pytest
 from anysmtp import (
     SMTP,
     Delivery,
-    Envelope,
-    Mail,
     Mailer,
     Reply,
     Retry,
-    SMTPAuthenticationError,
     SMTPConnectError,
     SMTPDataError,
     SMTPException,
@@ -33,107 +25,24 @@ from anysmtp import (
     SMTPTimeoutError,
 )
 from anysmtp.events import Event, MessageEvent
-from anysmtp.testing import DROP, STALL, Act, Outbox, ScriptedServer, Sent
-from support.clients import RAW, SENDER, email, on_memory
+from anysmtp.testing import Outbox
+from support.clients import RAW, SENDER
+from support.twins import (
+    LATER,
+    NEVER,
+    A,
+    B,
+    Behind,
+    C,
+    Faults,
+    compare,
+    letter,
+    seen,
+    told,
+    try_to_send,
+)
 
 pytestmark = pytest.mark.anyio
-
-A, B, C = "a@x.test", "b@x.test", "c@x.test"
-KEYWORDS = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES")
-LATER, NEVER = Reply(451, "4.3.0 later"), Reply(554, "5.7.1 never")
-
-
-POINTS: dict[type[SMTPException], str] = {
-    SMTPSenderRefused: "MAIL",
-    SMTPRecipientsRefused: "RCPT",
-    SMTPDataError: ".",
-}
-
-
-class Behind:
-    """What goes wrong in an outbox, said to a scripted server."""
-
-    def __init__(self, server: ScriptedServer) -> None:
-        self._server = server
-
-    def refuse(self, address: str, reply: str = "550 5.1.1 no such user") -> None:
-        self._server.script[f"RCPT TO:<{address}>"] = reply
-
-    def fail_next(self, error: SMTPException, times: int = 1) -> None:
-        if isinstance(error, SMTPServerDisconnected):
-            self._next("MAIL", DROP, times)
-        else:
-            self._next(POINTS[type(error)], Act(str(error.reply)), times)
-
-    def doubt_next(self, times: int = 1) -> None:
-        self._next(".", DROP, times)
-
-    def stall_next(self, times: int = 1, *, after_message: bool = False) -> None:
-        self._next("." if after_message else "MAIL", STALL, times)
-
-    def _next(self, point: str, act: Act, times: int) -> None:
-        self._server.script[point] = [act] * times
-
-
-Faults: TypeAlias = Outbox | Behind
-Program: TypeAlias = Callable[[Any, Any], Awaitable[object]]
-
-
-async def compare(program: Program, **options: Any) -> list[Sent]:
-    """Run it against both, and return what was sent."""
-    keywords: Sequence[str] = options.pop("keywords", KEYWORDS)
-    outbox = Outbox(keywords=keywords, **options)
-    async with outbox:
-        said = await program(outbox, outbox)
-    async with ScriptedServer(keywords=keywords) as server, on_memory(server, **options) as smtp:
-        expected = await program(smtp, Behind(server))
-    assert said == expected
-    assert [*outbox] == server.messages
-    return [*outbox]
-
-
-def known(delivery: Delivery[Any]) -> tuple[object, ...]:
-    """All that a Delivery says, but for the server's name."""
-    return (
-        *(delivery.key, delivery.phase, delivery.outcome, delivery.may_retry),
-        *(delivery.accepted, delivery.refused, delivery.in_doubt, delivery.not_sent),
-        *(delivery.retry_recipients, delivery.message_id),
-        *(delivery.bytes_sent, delivery.bytes_total),
-        told(delivery.exception()),
-    )
-
-
-def told(error: BaseException | None) -> tuple[object, ...]:
-    """All that an exception says, but for the server's name."""
-    if not isinstance(error, SMTPException):
-        return type(error), str(error)
-    return type(error), error.reply, error.command, error.outcome, error.may_retry
-
-
-async def seen(send: Callable[[], Awaitable[Any]], delivery: Delivery[Any]) -> list[object]:
-    """What a send came to, within a moment."""
-    error: BaseException | None = None
-    with anyio.move_on_after(0.05):
-        try:
-            await send()
-        except Exception as caught:  # noqa: BLE001 - it is looked at by the test
-            error = caught
-    return [told(error), known(delivery)]
-
-
-async def try_to_send(mailer: Mailer, count: int = 1, **options: Any) -> list[object]:
-    """Send a message object to two, so many times; each with a Delivery of its own."""
-    facts: list[object] = []
-    for _ in range(count):
-        delivery = Delivery()
-        send = partial(mailer.send_message, letter(), delivery=delivery, **options)
-        facts += await seen(send, delivery)
-    return facts
-
-
-def letter(**fields: str) -> EmailMessage:
-    date = "Sun, 22 Nov 2026 12:00:00 +0000"
-    return email(To=f"Bob <{B}>, {C}", Date=date, Message_ID="<1@x.test>", **fields)
 
 
 async def test_a_message_object_is_sent() -> None:
@@ -293,139 +202,6 @@ async def test_wrong_arguments_are_refused(send: Callable[[Any], Any]) -> None:
         return told(caught.value)
 
     assert await compare(program) == []
-
-
-async def one_by_one(mails: list[Any]) -> AsyncGenerator[Any, None]:
-    for mail in mails:
-        await anyio.lowlevel.checkpoint()
-        yield mail
-
-
-class Iterator:
-    """A source that is no generator."""
-
-    def __init__(self, mails: list[Any]) -> None:
-        self._mails = iter(mails)
-
-    def __aiter__(self) -> Iterator:
-        return self
-
-    async def __anext__(self) -> Any:
-        await anyio.lowlevel.checkpoint()
-        for mail in self._mails:
-            return mail
-        raise StopAsyncIteration
-
-
-def and_then_fail(mails: list[Any]) -> Generator[Any, None, None]:
-    yield from mails
-    raise LookupError("there are no more")
-
-
-def mail(key: int, recipient: str = B, raw: Any = RAW) -> Mail[int]:
-    return Mail(raw, Envelope(sender=A, recipients=recipient), key=key)
-
-
-MAILS: list[Any] = [
-    mail(1),
-    Mail(letter(), Envelope(sender=A), key=2),
-    mail(3, "no address"),
-    mail(4, C),
-    Mail(RAW, key=5),
-    "no mail",
-    letter(),
-    mail(8, raw="x\ud800"),
-]
-
-
-async def take_all(mailer: Any, source: Any, **options: Any) -> list[object]:
-    """The deliveries of a stream, and what ended it."""
-    facts: list[object] = []
-    try:
-        async with mailer.send_many(source, ordered=True, **options) as deliveries:
-            async for delivery in deliveries:
-                facts.append(known(delivery))  # noqa: PERF401 - those before an error count
-    except Exception as error:  # noqa: BLE001 - it is looked at by the test
-        facts.append(told(error))
-    return facts
-
-
-@pytest.mark.parametrize("make", [list[Any], one_by_one, Iterator, and_then_fail])
-@pytest.mark.parametrize("read_ahead", [1, 100])
-async def test_a_stream_of_messages_is_sent(make: Any, read_ahead: int) -> None:
-    async def program(mailer: Any, faults: Faults) -> object:
-        faults.refuse(C, "450 4.2.1 later")
-        return await take_all(mailer, make(MAILS), read_ahead=read_ahead)
-
-    sent = await compare(program)
-    assert [one.recipients for one in sent] == [[B], [B], [B]]
-
-
-async def test_who_leaves_a_stream_takes_no_more_of_the_source() -> None:
-    async def program(mailer: Any, _: Faults) -> object:
-        source = one_by_one([mail(n) for n in range(1000)])
-        async with mailer.send_many(source, read_ahead=1) as deliveries:
-            first = await anext(deliveries)
-        with pytest.raises(StopAsyncIteration):
-            await anext(deliveries)
-        with pytest.raises(StopAsyncIteration):
-            await anext(source)
-        return first.key, first.outcome
-
-    outbox = Outbox()
-    assert await program(outbox, outbox) == (0, "accepted")
-    async with ScriptedServer() as server, on_memory(server) as smtp:
-        assert await program(smtp, Behind(server)) == (0, "accepted")
-
-
-async def test_what_the_body_of_a_stream_raises_leaves_it_as_it_is() -> None:
-    outbox = Outbox()
-    with pytest.raises(LookupError, match="mine"):
-        async with outbox.send_many([letter()]):
-            raise LookupError("mine")
-
-
-async def test_a_source_that_fails_when_it_is_left_is_heard() -> None:
-    async def source() -> AsyncGenerator[Any, None]:
-        try:
-            yield mail(1)
-            await anyio.sleep_forever()
-        finally:
-            raise LookupError("mine")
-
-    async def program(mailer: Any, _: Faults) -> object:
-        with pytest.raises(LookupError, match="mine"):
-            async with mailer.send_many(source()) as deliveries:
-                await anext(deliveries)
-        return None
-
-    await compare(program)
-
-
-async def test_a_client_that_cannot_connect_ends_the_stream() -> None:
-    async def program(mailer: Any, faults: Faults) -> list[Any]:
-        if isinstance(faults, Outbox):
-            faults.fail_next(SMTPConnectError("nothing listens"))
-        return await take_all(mailer, [mail(1), mail(2)])
-
-    outbox = Outbox()
-    (said,) = await program(outbox, outbox)
-    async with ScriptedServer(script={"CONNECT": DROP}) as server, on_memory(server) as smtp:
-        (expected,) = await program(smtp, Behind(server))
-    assert said[0] == expected[0] == SMTPConnectError
-    assert said[-2:] == expected[-2:] == ("not_sent", True)
-    assert len(outbox) == 0
-
-
-async def test_a_stream_that_lost_its_login_on_the_way_tells_who_has_the_message() -> None:
-    outbox = Outbox(retry=Retry(2, base=0))
-    outbox.refuse(C)
-    outbox.fail_next(SMTPDataError(LATER))
-    outbox.fail_next(SMTPAuthenticationError("no more"))
-    (facts,) = await take_all(outbox, [letter()])
-    assert len(outbox) == 0
-    assert isinstance(facts, tuple)
-    assert facts[2] == "not_sent"
 
 
 async def test_an_error_is_raised_as_it_is() -> None:

@@ -68,8 +68,8 @@ class SMTP(BaseMailer):
         ``smtp+unix:///path``.
 
         User name and password are percent-decoded. The query may have ``local_hostname``,
-        ``timeout``, ``require_all`` and ``pipelining``. ValueError, which never shows the URL, for
-        anything else.
+        ``timeout``, ``require_all``, ``pipelining`` and ``chunking``. ValueError, which never shows
+        the URL, for anything else.
         """
         hostname, port, from_the_url = from_url(url)
         if both := set(from_the_url) & set(options):
@@ -222,7 +222,9 @@ class SMTP(BaseMailer):
     ) -> Again | None:
         """Send once; whether, after a failure that the caller need not see, it is sent again."""
         ledger.phase = "waiting"
-        sending = Sending(job, ledger, self._settings.pipelining, self._leases.pace)
+        settings = self._settings
+        pace = self._leases.pace
+        sending = Sending(job, ledger, settings.pipelining, settings.chunking, pace)
         turn = Turn(call, sending)
         leases = self._leases
         claim = await leases.lease(call, turn, ledger, again=again)
@@ -274,6 +276,7 @@ class Borrowed:
             allow_plaintext_auth=settings.allow_plaintext_auth,
             is_opportunistic=settings.tls == "opportunistic",
             pipelining=settings.pipelining,
+            chunking=settings.chunking,
             require_all=settings.require_all,
             add_missing_headers=settings.add_missing_headers,
         )

@@ -27,7 +27,8 @@ from .._envelope import Job
 from .._lifecycle import Lifecycle
 from .._mailer import Asked, BaseMailer, Book
 from .._monitor import Monitor
-from .._protocol._transaction import Transaction, needs_downgrade
+from .._protocol._demands import needs_downgrade
+from .._protocol._transaction import Transaction
 from ..errors import SMTPException, SMTPServerDisconnected
 from ..events import Observer
 from ._in_place import NAME, NO_CONNECTION, NOTHING, Conversation, Fault, offered
@@ -244,7 +245,13 @@ class Outbox(BaseMailer, Sequence[Sent]):
             content = await job.downgrade()
         conversation = Conversation(self._settings, self._refused, fault)
         try:
-            transaction = Transaction(job, content, self._extensions, ledger, reset_first=False)
+            transaction = Transaction(
+                *(job, content, self._extensions, ledger),
+                reset_first=False,
+                # There are no octets on a wire that chunks could be made of.
+                chunking="off",
+                is_tls_verified=True,
+            )
             ledger.phase, ledger.bytes_total, ledger.server = "envelope", content.size, NAME
             await conversation.take_envelope(transaction)
             if transaction.end == "message":

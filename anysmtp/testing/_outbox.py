@@ -55,7 +55,8 @@ class Outbox(BaseMailer, Sequence[Sent]):
     `fail_next`, `doubt_next` and `stall_next` say what goes wrong.
 
     ``require_all``, ``add_missing_headers``, ``retry`` and ``observer`` are the options of
-    `anysmtp.SMTP`; ``keywords`` is what the server that there is not would say to EHLO.
+    `anysmtp.SMTP`; ``keywords`` is what the server that there is not would say to EHLO, but for
+    CHUNKING: a ``binary`` message is SMTPNotSupported.
 
     It can be entered and closed as a client can, but has no end, and belongs to no event loop. Like
     every sequence it is false while it is empty: an application that was given one asks whether it
@@ -75,7 +76,9 @@ class Outbox(BaseMailer, Sequence[Sent]):
         self._add_missing_headers = add_missing_headers
         self._retry = retry
         self._monitor = Monitor(NAME, observer)
-        self._settings = Settings(hostname=NAME, keywords=keywords)
+        # A message is one value here, not octets on a wire of which chunks could be made.
+        without_chunks = [word for word in keywords if word.upper() != "CHUNKING"]
+        self._settings = Settings(hostname=NAME, keywords=without_chunks)
         self._extensions = offered(self._settings)
         self._sent: list[Sent] = []
         self._refused: dict[str, Reply] = {}
@@ -248,8 +251,6 @@ class Outbox(BaseMailer, Sequence[Sent]):
             transaction = Transaction(
                 *(job, content, self._extensions, ledger),
                 reset_first=False,
-                # There are no octets on a wire that chunks could be made of.
-                chunking="off",
                 is_tls_verified=True,
             )
             ledger.phase, ledger.bytes_total, ledger.server = "envelope", content.size, NAME

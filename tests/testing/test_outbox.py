@@ -19,6 +19,7 @@ from anysmtp import (
     SMTPConnectError,
     SMTPDataError,
     SMTPException,
+    SMTPNotSupported,
     SMTPRecipientsRefused,
     SMTPSenderRefused,
     SMTPServerDisconnected,
@@ -326,3 +327,11 @@ async def test_an_observer_is_told() -> None:
 async def test_it_is_what_an_application_takes_for_a_mailer() -> None:
     mailers: list[Mailer] = [Outbox(), SMTP()]
     assert len(mailers) == 2
+
+
+async def test_there_are_no_chunks() -> None:
+    outbox = Outbox(keywords=["CHUNKING", "BINARYMIME", "8BITMIME"], require_all=True)
+    await outbox.send_message(letter())
+    with pytest.raises(SMTPNotSupported):
+        await outbox.send_message(letter(), binary=True)
+    assert len(outbox) == 1

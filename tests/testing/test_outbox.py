@@ -42,6 +42,7 @@ from support.twins import (
     told,
     try_to_send,
 )
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -119,6 +120,7 @@ async def test_a_message_is_in_doubt() -> None:
     assert len(await compare(program)) == 2
 
 
+@in_virtual_time
 @pytest.mark.parametrize("after_message", [False, True])
 async def test_a_send_that_stalls_is_ended_by_the_callers_timeout(after_message: bool) -> None:
     async def program(mailer: Mailer, faults: Faults) -> object:

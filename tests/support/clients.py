@@ -8,8 +8,12 @@ from typing import Any, TypeAlias
 
 from anyio.abc import ByteStream, ByteStreamConnectable
 
+<<<<<<< HEAD
 from anysmtp import SMTP, Limits, Receipt, SMTPConnection
 from anysmtp.testing import Answer, ScriptedServer
+=======
+from anysmtp import SMTP, Limits, RawMessage, Receipt, SMTPConnection
+>>>>>>> main
 
 from .bench import RECIPIENTS
 
@@ -38,7 +42,7 @@ async def connection_to(server: ScriptedServer, **options: Any) -> SMTPConnectio
     return SMTPConnection(await server.connectable.connect(), "mail.example.test", **options)
 
 
-async def deliver(smtp: SMTP | SMTPConnection, raw: bytes | str = RAW, **options: Any) -> Receipt:
+async def deliver(smtp: SMTP | SMTPConnection, raw: RawMessage = RAW, **options: Any) -> Receipt:
     """Send a raw message to the two of `RECIPIENTS`."""
     return await smtp.sendmail(SENDER, RECIPIENTS, raw, **options)
 

@@ -8,12 +8,8 @@ from typing import Any, TypeAlias
 
 from anyio.abc import ByteStream, ByteStreamConnectable
 
-<<<<<<< HEAD
-from anysmtp import SMTP, Limits, Receipt, SMTPConnection
-from anysmtp.testing import Answer, ScriptedServer
-=======
 from anysmtp import SMTP, Limits, RawMessage, Receipt, SMTPConnection
->>>>>>> main
+from anysmtp.testing import Answer, ScriptedServer
 
 from .bench import RECIPIENTS
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from email.message import EmailMessage
 from functools import partial
 from typing import Any
@@ -337,3 +338,20 @@ async def test_there_are_no_chunks() -> None:
     with pytest.raises(SMTPNotSupported):
         await outbox.send_message(letter(), binary=True)
     assert len(outbox) == 1
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+async def test_a_message_that_is_read_as_it_goes_is_sent(is_broken: bool) -> None:
+    def pieces() -> Generator[bytes, None, None]:
+        yield b"Subject: x\r\n\r\n"
+        if is_broken:
+            raise LookupError("its own")
+        yield b"hello\r\n"
+
+    async def program(mailer: Mailer, _: Faults) -> object:
+        delivery = Delivery()
+        with suppress(LookupError):
+            await mailer.sendmail(A, B, pieces(), delivery=delivery)
+        return delivery.outcome, told(delivery.exception())
+
+    assert len(await compare(program)) == (not is_broken)

@@ -381,7 +381,7 @@ async def test_a_message_of_another_type_is_an_error_before_data(raw: Any) -> No
     async with ScriptedServer() as server, await connection_to(server) as conn:
         await conn.mail(SENDER)
         await conn.rcpt(RECIPIENTS[0])
-        with pytest.raises(TypeError, match="a raw message is bytes or str"):
+        with pytest.raises(TypeError, match="a raw message is bytes, str"):
             await conn.data(raw)
     assert "DATA" not in server.connection.verbs
 

@@ -224,7 +224,7 @@ WRONG_MAIL: dict[str, tuple[tuple[Any, Any, Any], type[Exception], str]] = {
     "an empty address": ((SENDER, [""], RAW), ValueError, "an empty string is nobody's"),
     "a number as address": ((SENDER, [5], RAW), TypeError, "an address is a str"),
     "an object as message": ((SENDER, "b@x.test", email()), TypeError, "not EmailMessage .send_m"),
-    "a number as message": ((SENDER, "b@x.test", 5), TypeError, "bytes or str, not int"),
+    "a number as message": ((SENDER, "b@x.test", 5), TypeError, "not int"),
     "lone surrogates": ((SENDER, "b@x.test", "\udc80"), ValueError, "no encoding in UTF-8"),
 }
 

@@ -99,7 +99,7 @@ async def test_bcc_never_leaves_and_the_callers_object_is_not_touched() -> None:
     assert "secret@x.test" in server.messages[0].recipients
     for received in server.messages:
         assert b"secret" not in received.raw
-        assert b"bcc" not in received.raw.lower()
+        assert b"bcc:" not in received.raw.lower()
     assert (letter.as_bytes(), letter.items()) == before
 
 

@@ -6,7 +6,6 @@ from . import errors, events, sasl
 from ._attempts import Retry
 from ._client import SMTP, Borrowed
 from ._clock import Timeouts
-from ._connect import create_tls_context
 from ._connection import SMTPConnection
 from ._delivery import Delivery, Outcome
 from ._envelope import AddressLike, Envelope, Mail, RawMessage, Receipt, Recipients
@@ -17,6 +16,7 @@ from ._protocol._extensions import Extensions
 from ._reply import Reply
 from ._send import SendAloneOptions, send
 from ._settings import Limits, Options, TLSMode
+from ._tls import create_tls_context
 from ._version import __version__
 from .errors import (
     SMTPAuthenticationError,
@@ -27,6 +27,7 @@ from .errors import (
     SMTPMessageTooLarge,
     SMTPNotSupported,
     SMTPProtocolError,
+    SMTPProxyError,
     SMTPRecipientsRefused,
     SMTPResponseException,
     SMTPSenderRefused,
@@ -61,6 +62,7 @@ __all__ = [
     "SMTPMessageTooLarge",
     "SMTPNotSupported",
     "SMTPProtocolError",
+    "SMTPProxyError",
     "SMTPRecipientsRefused",
     "SMTPResponseException",
     "SMTPSenderRefused",

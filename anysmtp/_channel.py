@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import logging
 import math
-import ssl
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
@@ -43,6 +42,7 @@ from ._protocol._commands import Command
 from ._protocol._session import Awaited, Session
 from ._reply import Reply
 from ._timing import ReplyTimer
+from ._tls import Encryption, encrypt
 from ._turns import Turn, Turns
 from ._writing import Writer, Written
 from .errors import SMTPException, SMTPProtocolError, SMTPServerDisconnected, SMTPTLSError
@@ -252,15 +252,13 @@ class Channel:
         end.owner = turn
         self._time()
 
-    async def encrypt(self, context: ssl.SSLContext) -> None:
+    async def encrypt(self, encryption: Encryption) -> None:
         """Put TLS on the stream, after the server's 220 to STARTTLS (RFC 3207 section 4)."""
         if self.session.goodbye is not None or not self.session.is_quiet:
             await self.break_off("the server spoke before the TLS handshake")
             raise self.spoke_too_soon()
         try:
-            await _connect.encrypt(
-                self.link, context, self.monitor, hint=" although it offered STARTTLS"
-            )
+            await encrypt(self.link, encryption, self.monitor, hint=" although it offered STARTTLS")
         except BaseException:
             self._break("the TLS handshake failed")
             raise

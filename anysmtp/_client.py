@@ -27,8 +27,9 @@ from ._many import READ_AHEAD, SendMany, send_many
 from ._pool import Claim
 from ._protocol._extensions import Extensions
 from ._sending import Sending
-from ._settings import Options, from_url, settle
+from ._settings import Options, settle
 from ._turns import Turn
+from ._urls import from_url
 from .errors import SMTPException, with_outcome
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ class SMTP(BaseMailer):
         ``smtp+unix:///path``.
 
         User name and password are percent-decoded. The query may have ``local_hostname``,
-        ``timeout``, ``require_all`` and ``pipelining``. ValueError, which never shows the URL, for
-        anything else.
+        ``timeout``, ``require_all``, ``pipelining`` and ``proxy``. ValueError, which never shows
+        the URL, for anything else.
         """
         hostname, port, from_the_url = from_url(url)
         if both := set(from_the_url) & set(options):

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from anyio import to_thread
 from anyio.abc import ByteStream
 
 from . import _clock, _connect, _dialogue, _login, sasl
@@ -33,6 +32,7 @@ from ._protocol._extensions import Extensions
 from ._protocol._transaction import Pipelining
 from ._reply import Reply
 from ._sending import Sending
+from ._tls import Encryption
 from ._turns import Turn
 from .errors import (
     SMTPDataError,
@@ -127,13 +127,12 @@ class SMTPConnection(BaseMailer):
         the server does not offer it. SMTPTLSError if the server refuses, or if the
         handshake fails: then, and when it is cancelled, the connection is closed.
         """
-        if tls_context is None:
-            tls_context = await to_thread.run_sync(_connect.create_tls_context)
-        context = tls_context
+        encryption = Encryption(tls_context)
+        await encryption.load()
 
         async def upgrade(clock: Clock) -> Reply:
             name = self._name(None)
-            return await _dialogue.start_tls(self._channel, clock, context, name)
+            return await _dialogue.start_tls(self._channel, clock, encryption, name)
 
         return await self._take_turn(upgrade, ready=True)
 

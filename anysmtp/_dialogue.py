@@ -6,14 +6,13 @@ defined state: after a refusal the connection goes on, after anything worse it i
 
 from __future__ import annotations
 
-import ssl
-
 from ._channel import Channel
 from ._clock import Clock
 from ._envelope import Content
 from ._protocol import _commands
 from ._protocol._commands import Command
 from ._reply import Reply
+from ._tls import Encryption
 from ._transfer import Body, send_body
 from .errors import (
     SMTPConnectError,
@@ -84,7 +83,7 @@ async def hello(channel: Channel, clock: Clock, local_hostname: str) -> Reply:
 async def start_tls(
     channel: Channel,
     clock: Clock,
-    context: ssl.SSLContext,
+    encryption: Encryption,
     local_hostname: str,
     *,
     hint: str = "",
@@ -105,7 +104,7 @@ async def start_tls(
         raise channel.spoke_too_soon() from error
     if not reply.is_positive:
         raise located(SMTPTLSError(reply=reply), channel, _commands.STARTTLS)
-    await channel.encrypt(context)
+    await channel.encrypt(encryption)
     await hello(channel, clock, local_hostname)
     return reply
 

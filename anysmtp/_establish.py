@@ -5,16 +5,16 @@ All of it has one deadline, ``Timeouts.connect``. Whatever ends it early closes 
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Awaitable, Callable
-
 from anyio.streams.tls import TLSAttribute
 
 from . import _connect, _dialogue, _login, sasl
 from ._channel import Channel
 from ._clock import Clock
+from ._connect import Link
+from ._endpoint import Endpoint
 from ._monitor import Monitor
 from ._settings import Settings
+from ._tls import Encryption, encrypt
 from .errors import SMTPException, SMTPTLSError
 
 _STARTTLS_HINT = "; if it wants STARTTLS: tls='starttls'"
@@ -26,7 +26,7 @@ _NO_STARTTLS_HINT = (
 async def establish(
     settings: Settings,
     clock: Clock,
-    tls_context: Callable[[], Awaitable[ssl.SSLContext]],
+    encryption: Encryption,
     monitor: Monitor,
 ) -> Channel:
     """Open a connection and make it ready for mail.
@@ -36,14 +36,14 @@ async def establish(
     """
     clock.hold(settings.timeouts.connect, "the connection")
     with monitor.connecting():
-        link = await _connect.open_link(settings.endpoint)
+        link = await _open(settings.endpoint, clock)
         try:
             if settings.tls == "implicit":
-                context = await tls_context()
-                await _connect.encrypt(link, context, monitor, hint=_STARTTLS_HINT)
+                await encryption.load()
+                await encrypt(link, encryption, monitor, hint=_STARTTLS_HINT)
             channel = Channel(link, settings.timeouts, monitor)
             async with channel.turn():
-                await _make_ready(channel, clock, settings, tls_context)
+                await _make_ready(channel, clock, settings, encryption)
         except BaseException as error:
             await _connect.close(link)
             if isinstance(error, SMTPException):
@@ -55,20 +55,27 @@ async def establish(
     return channel
 
 
+async def _open(endpoint: Endpoint, clock: Clock) -> Link:
+    if endpoint.proxy is not None:
+        clock.hint = f" (by way of the proxy {endpoint.proxy})"
+    link = await _connect.open_link(endpoint)
+    clock.hint = ""
+    return link
+
+
 async def _make_ready(
     channel: Channel,
     clock: Clock,
     settings: Settings,
-    tls_context: Callable[[], Awaitable[ssl.SSLContext]],
+    encryption: Encryption,
 ) -> None:
     name = settings.local_hostname or _connect.local_hostname(channel.link)
     await _dialogue.greet(channel, clock)
     await _dialogue.hello(channel, clock, name)
     if _wants_starttls(channel, settings):
         try:
-            await _dialogue.start_tls(
-                channel, clock, await tls_context(), name, hint=_NO_STARTTLS_HINT
-            )
+            await encryption.load()
+            await _dialogue.start_tls(channel, clock, encryption, name, hint=_NO_STARTTLS_HINT)
         except SMTPTLSError:
             # A refusal, and not a handshake that failed: RFC 7435 section 3 goes on in clear.
             if settings.tls != "opportunistic" or not channel.is_open:

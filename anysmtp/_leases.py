@@ -15,16 +15,14 @@ try with the same password would count against the account.
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
 import anyio
-from anyio import to_thread
 
-from . import _connect, _dialogue
+from . import _dialogue
 from ._channel import Channel, WornOut
 from ._clock import Clock
 from ._delivery import Ledger
@@ -38,6 +36,7 @@ from ._rate import Pace
 from ._sending import WINDOW
 from ._settings import Settings
 from ._tasks import UngroupedTasks
+from ._tls import Encryption
 from ._turns import Turn
 from .errors import (
     SMTPAuthenticationError,
@@ -111,8 +110,7 @@ class Leases:
         )
         self._life = life
         self.monitor = Monitor(life.server, settings.observer)
-        self._tls_context = settings.tls_context
-        self._loading = anyio.Lock()
+        self._encryption = Encryption(settings.tls_context, verify=settings.tls != "opportunistic")
         self.pace = None if limits.rate is None else Pace(limits.rate)
         """Who may begin a message when."""
         self._login_failures = 0
@@ -258,10 +256,10 @@ class Leases:
 
     async def _establish(self, call: Call) -> Channel:
         if not self.pool.open:
-            return await establish(self.settings, call.clock, self._get_tls_context, self.monitor)
+            return await establish(self.settings, call.clock, self._encryption, self.monitor)
         # A clock of its own: where others are open, its end is not the end of the call.
         with Clock(self._life.server) as clock:
-            return await establish(self.settings, clock, self._get_tls_context, self.monitor)
+            return await establish(self.settings, clock, self._encryption, self.monitor)
 
     def _remember(self, error: SMTPException) -> None:
         """A login that failed is not tried by those who waited for it to work."""
@@ -323,16 +321,6 @@ class Leases:
                 await channel.close("the connection was worn out")
             else:
                 await channel.break_off("the connection was not left in order")
-
-    async def _get_tls_context(self) -> ssl.SSLContext:
-        """The caller's context, or the default one, made once; loading it reads files."""
-        async with self._loading:
-            if self._tls_context is None:
-                verify = self.settings.tls != "opportunistic"
-                self._tls_context = await to_thread.run_sync(
-                    lambda: _connect.create_tls_context(validate_certs=verify)
-                )
-            return self._tls_context
 
     async def say_goodbye(self) -> None:
         """QUIT on every connection, all at once; what does not answer in time is closed."""

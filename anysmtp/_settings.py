@@ -8,25 +8,23 @@ out. Wrong input is a ValueError or TypeError here, before anything is opened.
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import re
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
-from pathlib import PurePath
-from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from anyio.abc import ByteStreamConnectable
 
 from . import _clock, sasl
 from ._attempts import Retry
 from ._clock import Timeouts, timeouts_of
-from ._connect import Endpoint
-from ._grammar import CONTROLS, LOCAL_HOSTNAME
+from ._endpoint import Endpoint, Proxy, checked_hostname, checked_port
+from ._grammar import LOCAL_HOSTNAME
 from ._mailer import no_such_option
 from ._protocol._transaction import Pipelining
+from ._urls import proxy_from_url
 from .events import Observer
 
 TLSMode: TypeAlias = Literal["auto", "implicit", "starttls", "opportunistic", "off"]
@@ -94,6 +92,15 @@ class Options(TypedDict, total=False):
 
     source_address: str | tuple[str, int] | None
     """The local address to connect from: a host, or host and port."""
+
+    proxy: str | None
+    """The URL of a proxy to connect through: ``socks5://`` (names are looked up here),
+    ``socks5h://`` (the proxy looks them up), ``socks4a://``, ``http://`` or ``https://`` (CONNECT;
+    the latter speaks TLS with the proxy too), with user name and password percent-encoded. TLS with
+    the mail server runs inside. Needs the extra ``proxy``; ImportError without it."""
+
+    proxy_tls_context: ssl.SSLContext | None
+    """What to verify an ``https://`` proxy by; by default the system's authorities."""
 
     connectable: ByteStreamConnectable | os.PathLike[str] | None
     """What to connect through instead of TCP: the path of a unix socket, or anything of anyio's
@@ -175,7 +182,7 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
     if port is None:
         port = _default_port(tls, bool(mechanisms))
     return Settings(
-        endpoint=_endpoint(hostname, _checked_port(port), options),
+        endpoint=_endpoint(hostname, checked_port(port), options),
         tls="implicit" if tls == "auto" and port == 465 else tls,
         tls_context=context,
         mechanisms=mechanisms,
@@ -189,77 +196,6 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         retry=_instance("retry", options.get("retry"), Retry),
         observer=_function("observer", options.get("observer")),
     )
-
-
-# The schemes of `from_url`, and what each says of ``tls``.
-_SCHEMES: Mapping[str, TLSMode | None] = {
-    "smtp": None,
-    "smtp+starttls": "starttls",
-    "smtps": "implicit",
-    "smtp+unix": None,
-}
-# The keys of its query: how each is read, and what that takes.
-_QUERY: Mapping[str, tuple[Callable[[str], Any], str]] = {
-    "local_hostname": (str, "a name"),
-    "timeout": (float, "a number of seconds"),
-    "require_all": ({"true": True, "false": False}.__getitem__, "true or false"),
-    "pipelining": (str, "auto, eager or off"),
-}
-
-
-def from_url(url: str) -> tuple[str, int | None, Options]:
-    """A URL as hostname, port and options. A ValueError never shows it: it may have a password."""
-    if not isinstance(url, str):
-        raise TypeError(f"a URL is a str, not {type(url).__name__}")
-    try:
-        return _from_url(url)
-    except ValueError as error:
-        reason = str(error) if type(error) is _URLError else "it cannot be parsed"
-        raise ValueError(f"not the URL of a server: {reason}") from None
-
-
-class _URLError(ValueError):
-    """What is wrong with a URL, in words that do not repeat it."""
-
-
-def _from_url(url: str) -> tuple[str, int | None, Options]:
-    # `urlsplit` would take some of them out without a word.
-    if CONTROLS.search(url):
-        raise _URLError("it has a control character")
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES:
-        raise _URLError(f"the scheme is one of {', '.join(_SCHEMES)}")
-    options: Options = {}
-    if (tls := _SCHEMES[parts.scheme]) is not None:
-        options["tls"] = tls
-    query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    if {key for key, _ in query} - set(_QUERY):
-        raise _URLError(f"the query has a key that is none of {', '.join(_QUERY)}")
-    for key, value in query:
-        if key in options:
-            raise _URLError(f"the query has {key} twice")
-        read, kind = _QUERY[key]
-        try:
-            cast("dict[str, Any]", options)[key] = read(value)
-        except (ValueError, KeyError):
-            raise _URLError(f"{key} in the query is {kind}") from None
-    if parts.username is not None:
-        options["username"] = unquote(parts.username)
-    if parts.password is not None:
-        options["password"] = unquote(parts.password)
-    hostname = unquote(parts.hostname or "")
-    if parts.scheme.endswith("+unix"):
-        if not parts.path.startswith("/") or parts.fragment:
-            raise _URLError("the path of a unix socket starts with /, and there is no fragment")
-        options["connectable"] = PurePath(unquote(parts.path))
-        hostname = hostname or "localhost"
-    elif parts.path not in ("", "/") or parts.fragment or not hostname:
-        raise _URLError(
-            "it has a host, a port and a query, no path and no fragment (in a password / is %2F "
-            "and # is %23)"
-        )
-    # Checked here, where what is wrong with it is not shown: it may be a password that got there.
-    return _checked_hostname(hostname), parts.port, options
 
 
 def _function(name: str, value: Any) -> Any:
@@ -335,37 +271,11 @@ def _default_port(tls: TLSMode, has_credentials: bool) -> int:
     return 587 if tls == "starttls" or (tls == "auto" and has_credentials) else 25
 
 
-def _checked_port(port: Any) -> int:
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"port is an int, not {port!r}")
-    if not 0 < port < 65536:
-        raise ValueError(f"port is from 1 to 65535, not {port}")
-    return port
-
-
-# As much as a resolver may be asked: letters of any script, digits, hyphens, underscores, dots.
-_HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*\.?")
-
-
-def _checked_hostname(hostname: Any) -> str:
-    if not isinstance(hostname, str):
-        raise TypeError(f"hostname is a str, not {type(hostname).__name__}")
-    bare = hostname[1:-1] if hostname[:1] == "[" and hostname[-1:] == "]" else hostname
-    if _HOST.fullmatch(bare):
-        return bare
-    try:
-        ip_address(bare.partition("%")[0])
-    except ValueError:
-        hint = "; the port is an argument of its own" if ":" in bare else ""
-        raise ValueError(f"not a host name or address: {hostname!r}{hint}") from None
-    if not bare.isprintable():
-        raise ValueError(f"control character in {hostname!r}")
-    return bare
-
-
 def _endpoint(hostname: str, port: int, options: Options) -> Endpoint:
-    connectable = options.get("connectable")
+    connectable, proxy = options.get("connectable"), _proxy(hostname, options)
     if connectable is not None:
+        if proxy is not None:
+            raise ValueError("a proxy is reached over TCP: there is no connectable with it")
         if not isinstance(connectable, (ByteStreamConnectable, os.PathLike)):
             raise TypeError(
                 f"connectable is a pathlib.Path or a ByteStreamConnectable, not {connectable!r}"
@@ -373,11 +283,35 @@ def _endpoint(hostname: str, port: int, options: Options) -> Endpoint:
         if options.get("source_address") is not None:
             raise ValueError("source_address is for TCP, not for a connectable")
     return Endpoint(
-        hostname=_checked_hostname(hostname),
+        hostname=checked_hostname(hostname),
         port=port,
         connectable=connectable,
         source_address=_source_address(options.get("source_address")),
+        proxy=proxy,
     )
+
+
+# Which library speaks with which proxy.
+_LIBRARIES = {"socks5": "socksio", "socks5h": "socksio", "socks4a": "socksio"}
+
+
+def _proxy(hostname: str, options: Options) -> Proxy | None:
+    """The proxy, if it can take the client to this server."""
+    url = options.get("proxy")
+    context = _instance("proxy_tls_context", options.get("proxy_tls_context"), ssl.SSLContext)
+    proxy = None if url is None else proxy_from_url(url, context)
+    if context is not None and (proxy is None or proxy.encryption is None):
+        raise ValueError("a proxy_tls_context is for a proxy whose URL begins with https://")
+    if proxy is None:
+        return None
+    library = _LIBRARIES.get(proxy.scheme, "h11")
+    if importlib.util.find_spec(library) is None:
+        raise ImportError(
+            f"a proxy of {proxy.scheme}:// needs {library}: pip install 'anysmtp[proxy]'"
+        )
+    if "%" in hostname or (proxy.scheme == "socks4a" and ":" in hostname):
+        raise ValueError(f"{proxy.scheme}:// cannot carry the address {hostname}")
+    return proxy
 
 
 def _source_address(source: Any) -> tuple[str, int | None] | None:
@@ -391,7 +325,7 @@ def _source_address(source: Any) -> tuple[str, int | None] | None:
             pass
         case _:
             raise TypeError(f"source_address is a host, or a host and a port, not {source!r}")
-    return _checked_hostname(host), _checked_port(port) if port else None
+    return checked_hostname(host), checked_port(port) if port else None
 
 
 def _local_hostname(name: Any) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from ._endpoint import Proxy, checked_hostname
+from ._endpoint import Proxy, checked_hostname, checked_port
 from ._grammar import CONTROLS
 from ._tls import Encryption
 
@@ -125,7 +125,7 @@ def _proxy(parts: SplitResult, tls_context: ssl.SSLContext | None) -> Proxy:
     return Proxy(
         scheme=parts.scheme,
         hostname=checked_hostname(unquote(parts.hostname)),
-        port=_PROXIES[parts.scheme] if parts.port is None else parts.port,
+        port=checked_port(_PROXIES[parts.scheme] if parts.port is None else parts.port),
         username=username,
         password=password or "",
         encryption=Encryption(tls_context) if parts.scheme == "https" else None,

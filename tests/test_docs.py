@@ -53,6 +53,7 @@ import anysmtp
 from support.aiosmtpd_server import AiosmtpdServer
 from support.script import DROP, Act
 from support.scripted import DEFAULT_KEYWORDS
+from support.scripted_proxy import ThreadedProxy
 from support.threaded import ThreadedServer
 
 pytest_plugins = ["pytester"]
@@ -233,9 +234,10 @@ class Network:
             "smtp.corp.example:587": Server(starttls=self._context(corporate, "smtp.corp.example")),
             "relay.corp.example:587": Server(starttls=asking),
         }
-        self.scripted = {
+        self.scripted: dict[str, ThreadedServer] = {
             "relay.example.com:25": Relay(keywords=[*DEFAULT_KEYWORDS, "CHUNKING"]),
             "small.example.com:25": Relay(max_connections=2),
+            "proxy.example.com:1080": ThreadedProxy(starttls=certificate),
         }
 
     def _context(self, authority: trustme.CA, name: str) -> ssl.SSLContext:

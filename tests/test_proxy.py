@@ -62,7 +62,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     ) -> SMTP:
         monkeypatch.setattr(anyio, "connect_tcp", proxy.connect_tcp)
         url = f"{scheme}://{user}proxy.example.test:1234"
-        settings = {"tls": "off", "limits": ONE, "proxy": url, **options}
+        settings: dict[str, Any] = {"tls": "off", "limits": ONE, "proxy": url, **options}
         return SMTP(host or "192.0.2.25", 2525, **settings)
 
     return make
@@ -366,8 +366,11 @@ async def test_tls_with_the_mail_server_runs_inside(
     scheme: str, tls: str, client: Client, certificates: Certificates
 ) -> None:
     context, options = tls_of(scheme, certificates)
-    name = "starttls" if tls == "starttls" else "implicit_tls"
-    server = ScriptedServer(users={"ann": "tanstaaf"}, **{name: certificates.server})
+    server = ScriptedServer(
+        users={"ann": "tanstaaf"},
+        starttls=certificates.server if tls == "starttls" else None,
+        implicit_tls=certificates.server if tls == "implicit" else None,
+    )
     async with server, ScriptedProxy(server, *answers(scheme), tls=context) as proxy:
         smtp = client(
             *(proxy, scheme),

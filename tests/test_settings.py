@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import ssl
 from pathlib import Path
@@ -194,6 +195,25 @@ def test_a_hostname_is_a_name_or_an_address(hostname: str, settled_hostname: str
         ([], {"local_hostname": "x_y"}, ValueError, "a domain or an address literal"),
         ([], {"local_hostname": "::1"}, ValueError, "a domain or an address literal"),
         ([], {"local_hostname": 5}, ValueError, "a domain or an address literal"),
+        (["h" * 255], {}, ValueError, "not a host name"),
+        ([], {"proxy": 5}, TypeError, "the URL of a proxy is a str, not int"),
+        ([], {"proxy": "p.example"}, ValueError, "not the URL of a proxy"),
+        (["::1%lo"], {"proxy": "http://p"}, ValueError, "http:// cannot carry the address ::1%lo"),
+        (["::1"], {"proxy": "socks4a://p"}, ValueError, "socks4a:// cannot carry the address ::1"),
+        (
+            [],
+            {"proxy": "http://p", "connectable": Path("/run/x")},
+            ValueError,
+            "a proxy is reached over TCP",
+        ),
+        ([], {"proxy_tls_context": CONTEXT}, ValueError, "a proxy whose URL begins with https://"),
+        (
+            [],
+            {"proxy": "http://p", "proxy_tls_context": CONTEXT},
+            ValueError,
+            "a proxy whose URL begins with https://",
+        ),
+        ([], {"proxy_tls_context": 5}, TypeError, "proxy_tls_context is a SSLContext, not int"),
         ([], {"source_address": ""}, ValueError, "not a host name"),
         ([], {"source_address": ("", 25)}, ValueError, "not a host name"),
         ([], {"source_address": ("::1", -1)}, ValueError, "port is from 1 to 65535"),
@@ -305,7 +325,21 @@ def test_no_control_character_gets_into_a_hostname_or_a_url(control: str) -> Non
 
 
 def test_settings_do_not_show_secrets() -> None:
-    assert SECRET not in repr(settled(**ME))
+    proxy = f"socks5://tim:{SECRET}@p.example"
+    assert SECRET not in repr(settled(**ME, proxy=proxy))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "library"),
+    [("socks5", "socksio"), ("socks5h", "socksio"), ("socks4a", "socksio"), ("http", "h11")],
+)
+def test_a_proxy_without_its_library_is_an_error_at_once(
+    scheme: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = dict[str, object]()
+    monkeypatch.setattr(importlib.util, "find_spec", installed.get)
+    with pytest.raises(ImportError, match=rf"needs {library}: pip install 'anysmtp\[proxy\]'"):
+        settled(proxy=f"{scheme}://tim@p.example")
 
 
 @pytest.mark.parametrize(

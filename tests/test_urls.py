@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from anysmtp._settings import Settings, settle
-from anysmtp._urls import from_url
+from anysmtp._urls import from_url, proxy_from_url
 
 SECRET = "tanstaaf"
 
@@ -70,6 +70,7 @@ def test_the_user_is_percent_decoded(userinfo: str, options: dict[str, str]) -> 
         ("require_all=false", "require_all", False),
         ("pipelining=off", "pipelining", "off"),
         ("pipelining=eager", "pipelining", "eager"),
+        ("proxy=socks5%3A%2F%2Fann%3Ax%2540y%40p.example", "proxy", "socks5://ann:x%40y@p.example"),
     ],
 )
 def test_the_query_has_options(query: str, option: str, value: object) -> None:
@@ -141,3 +142,54 @@ def test_what_a_url_says_is_checked_like_any_option(url: str, text: str) -> None
 def test_a_url_is_text() -> None:
     with pytest.raises(TypeError):
         from_url(b"smtp://h.example")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "user"),
+    [
+        ("socks5://p.example", "socks5://p.example:1080", (None, "")),
+        ("SOCKS5H://tim:x@P.example:9", "socks5h://p.example:9", ("tim", "x")),
+        ("socks4a://tim@192.0.2.1/", "socks4a://192.0.2.1:1080", ("tim", "")),
+        ("http://tim%40x:p%3Aa%2F@[::1]", "http://[::1]:80", ("tim@x", "p:a/")),
+        ("https://:x@p.example", "https://p.example:443", ("", "x")),
+        ("socks5://tim:@p.example", "socks5://p.example:1080", ("tim", "")),
+    ],
+)
+def test_a_url_says_where_a_proxy_is(url: str, shown: str, user: tuple[str | None, str]) -> None:
+    proxy = proxy_from_url(url)
+    assert str(proxy) == shown
+    assert (proxy.username, proxy.password) == user
+    assert (proxy.encryption is not None) == url.startswith("https")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "the scheme is one of socks5, socks5h, socks4a, http, https"),
+        ("p.example:1080", "the scheme is one of"),
+        ("socks4://p.example", "the scheme is one of"),
+        ("socks5://", "it has a host"),
+        ("socks5://tim:tanstaaf@", "it has a host"),
+        ("socks5://p.example/tanstaaf", "no path"),
+        ("socks5://p.example?tanstaaf", "no query"),
+        ("socks5://tim:tan#staaf@p.example", "# is %23"),
+        ("socks5://tim:tan/staaf@p.example", "it has a host"),
+        ("socks5://tim:tanstaaf@p.example:x", "it cannot be parsed"),
+        ("socks5://tim:tanstaaf@p.example:99999", "it cannot be parsed"),
+        ("socks5://tim:tanstaaf@p.example:0", "it cannot be parsed"),
+        ("socks5://tim:tanstaaf@p example", "it cannot be parsed"),
+        ("socks5://tim:tanstaaf\n@p.example", "it has a control character"),
+        ("http://tim:tanstaaf%0A@p.example", "control character in the user name or password"),
+        ("socks5://:tanstaaf@p.example", "have 1 to 255 octets"),
+        (f"socks5://tim:{SECRET * 32}@p.example", "have 1 to 255 octets"),
+        (f"socks5://{'x' * 256}@p.example", "have 1 to 255 octets"),
+        ("socks4a://tim:tanstaaf@p.example", "a user name, but no password"),
+        ("http://tim%3A:tanstaaf@p.example", "a user name cannot have a colon"),
+    ],
+)
+def test_what_is_no_url_of_a_proxy_is_an_error_that_does_not_show_it(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^not the URL of a proxy: .*{reason}") as caught:
+        proxy_from_url(url)
+    assert SECRET not in str(caught.value)
+    assert "p.example" not in str(caught.value)
+    assert caught.value.__suppress_context__

@@ -1,20 +1,20 @@
-"""Through microsocks, dante and tinyproxy to an aiosmtpd."""
+"""Through microsocks, dante and tinyproxy to a scripted server."""
 
 from __future__ import annotations
 
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any
+from contextlib import ExitStack
+from typing import Literal
 from urllib.parse import quote
 
 import pytest
 
 from anysmtp import SMTP, SMTPProxyError
-from support.aiosmtpd_server import AiosmtpdServer
 from support.clients import deliver
-from support.fixtures import USERS
 from support.proxies import FORBIDDEN, PASSWORD, USER, RealProxy, why_not
+from support.scripted import ScriptedServer
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
@@ -45,31 +45,39 @@ def require_proxies() -> None:
 def proxies() -> Iterator[dict[str, RealProxy]]:
     """All three, by name."""
     require_proxies()
-    with RealProxy("microsocks") as microsocks, RealProxy("dante") as dante:
-        with RealProxy("tinyproxy") as tinyproxy:
-            yield {"microsocks": microsocks, "dante": dante, "tinyproxy": tinyproxy}
+    with ExitStack() as stack:
+        names = ("microsocks", "dante", "tinyproxy")
+        yield {name: stack.enter_context(RealProxy(name)) for name in names}
 
 
 def url(proxies: dict[str, RealProxy], name: str, scheme: str, user: str) -> str:
     return f"{scheme}://{user}127.0.0.1:{proxies[name].port}"
 
 
-@every_way
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize(
+    ("name", "scheme", "user", "host"),
+    [
+        *((*way, "127.0.0.1") for way in WAYS),
+        # Dante takes the name of a SOCKS 4A request for the address 0.0.0.255.
+        *((*way, "localhost") for way in WAYS if way[1] != "socks4a"),
+    ],
+)
 async def test_mail_goes_through(
     name: str,
     scheme: str,
     user: str,
     host: str,
     proxies: dict[str, RealProxy],
-    aiosmtpd_plain: AiosmtpdServer,
 ) -> None:
     proxy = url(proxies, name, scheme, user)
-    async with SMTP(host, aiosmtpd_plain.port, tls="off", proxy=proxy) as smtp:
-        receipt = await deliver(smtp)
-        await deliver(smtp)
-    assert receipt.server == f"{host}:{aiosmtpd_plain.port}"
-    assert len(aiosmtpd_plain.messages) == 2
+    async with ScriptedServer() as server:
+        port = await server.listen()
+        async with SMTP(host, port, tls="off", proxy=proxy) as smtp:
+            receipt = await deliver(smtp)
+            await deliver(smtp)
+    assert receipt.server == f"{host}:{port}"
+    assert len(server.messages) == 2
+    assert len(server.connections) == 1
 
 
 @every_way
@@ -78,23 +86,27 @@ async def test_tls_and_login_go_through(
     name: str,
     scheme: str,
     user: str,
-    tls: Any,
+    tls: Literal["starttls", "implicit"],
     proxies: dict[str, RealProxy],
     certificates: Certificates,
-    request: pytest.FixtureRequest,
 ) -> None:
-    server: AiosmtpdServer = request.getfixturevalue(f"aiosmtpd_{tls}")
-    smtp = SMTP(
-        *("localhost", server.port),
-        tls=tls,
-        tls_context=certificates.client,
-        proxy=url(proxies, name, scheme, user),
-        username="ann",
-        password=USERS["ann"],
+    server = ScriptedServer(
+        starttls=certificates.server if tls == "starttls" else None,
+        implicit_tls=certificates.server if tls == "implicit" else None,
+        users={"ann": "secret"},
     )
-    async with smtp:
-        await deliver(smtp)
-    assert len(server.messages) == 1
+    async with server:
+        smtp = SMTP(
+            *("127.0.0.1", await server.listen()),
+            tls=tls,
+            tls_context=certificates.client,
+            proxy=url(proxies, name, scheme, user),
+            username="ann",
+            password="secret",
+        )
+        async with smtp:
+            await deliver(smtp)
+    assert [message.tls for message in server.messages] == [True]
 
 
 @pytest.mark.parametrize(
@@ -112,10 +124,8 @@ async def test_a_wrong_login_is_the_hop_where_it_ends(
     user: str,
     reason: str,
     proxies: dict[str, RealProxy],
-    aiosmtpd_plain: AiosmtpdServer,
 ) -> None:
-    proxy = url(proxies, name, scheme, user)
-    async with SMTP("127.0.0.1", aiosmtpd_plain.port, tls="off", proxy=proxy) as smtp:
+    async with SMTP("127.0.0.1", proxy=url(proxies, name, scheme, user)) as smtp:
         with pytest.raises(SMTPProxyError, match=reason) as caught:
             await deliver(smtp)
     assert caught.value.hop == "login"

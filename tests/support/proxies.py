@@ -1,7 +1,7 @@
 """Real proxies, run on free loopback ports: microsocks, dante, tinyproxy.
 
 Each lets in `USER` with `PASSWORD` and nobody else, but dante, which would ask the system for its
-users: it lets everybody in, and to every address but `FORBIDDEN`. It speaks SOCKS 4A too.
+users: it lets everybody in, and to every address but `FORBIDDEN`. It speaks SOCKS 4 too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 HOST = "127.0.0.1"
-USER, PASSWORD = "ann", "tan#staaf"
+USER, PASSWORD = "ann", "tan-staaf"
 FORBIDDEN = "127.0.0.9"
 
 _PATIENCE = 20.0

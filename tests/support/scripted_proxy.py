@@ -1,4 +1,4 @@
-"""A proxy that says what the test says, in front of a scripted server.
+"""Proxies in front of a scripted server: one that says what the test says, and one that works.
 
 It answers each thing that the client sends with the next of its answers, and when there are none
 left the client talks with the mail server. What the client said to it is in `heard`. The client
@@ -9,6 +9,8 @@ anyio's.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
@@ -28,6 +30,7 @@ from anyio.streams.tls import TLSStream
 from .clients import Wrapped
 from .memory import MemoryByteStream, memory_pair
 from .scripted import ScriptedServer
+from .threaded import ThreadedServer
 
 _TURNS = 20
 _GONE = (EndOfStream, BrokenResourceError, ClosedResourceError, ssl.SSLError)
@@ -36,6 +39,7 @@ SOCKS5_HELLO = b"\x05\x00"
 SOCKS5_WANTS_LOGIN = b"\x05\x02"
 SOCKS5_LOGGED_IN = b"\x01\x00"
 SOCKS5_CONNECTED = b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x19"
+SOCKS5_REFUSED = b"\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00"
 SOCKS4_CONNECTED = b"\x00\x5a\x00\x00\x00\x00\x00\x00"
 HTTP_CONNECTED = b"HTTP/1.0 200 Connection established\r\nProxy-agent: test\r\n\r\n"
 
@@ -141,5 +145,40 @@ class _Encrypted(Wrapped):
         await below.send_eof()
 
     @property
-    def extra_attributes(self) -> Any:
-        return self.inner.extra_attributes
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        inner: Any = self.inner
+        attributes: Mapping[Any, Callable[[], Any]] = inner.extra_attributes
+        return attributes
+
+
+class ThreadedProxy(ThreadedServer):
+    """A SOCKS 5 proxy in a thread, to a server of these options.
+
+    It lets everybody in, and cannot connect to ``closed.``
+    """
+
+    def __enter__(self) -> ThreadedProxy:
+        super().__enter__()
+        listener = self.portal.call(partial(create_tcp_listener, local_host=self.host))
+        self.port = listener.extra(SocketAttribute.local_port)
+        self._stack.callback(self.portal.start_task_soon(self._listen, listener).cancel)
+        return self
+
+    async def _listen(self, listener: Listener[Any]) -> None:
+        async with listener:
+            await listener.serve(self._relay)
+
+    async def _relay(self, stream: ByteStream) -> None:
+        async with stream:
+            methods = await stream.receive()
+            if methods[-1:] == b"\2":
+                await stream.send(SOCKS5_WANTS_LOGIN)
+                await stream.receive()
+                await stream.send(SOCKS5_LOGGED_IN)
+            else:
+                await stream.send(SOCKS5_HELLO)
+            if b"closed." in await stream.receive():
+                await stream.send(SOCKS5_REFUSED)
+                return
+            await stream.send(SOCKS5_CONNECTED)
+            await self.server.serve(stream)

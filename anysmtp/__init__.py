@@ -16,7 +16,7 @@ from ._protocol._extensions import Extensions
 from ._reply import Reply
 from ._send import SendAloneOptions, send
 from ._settings import Limits, Options, TLSMode
-from ._tls import create_tls_context
+from ._tls import TLSInfo, create_tls_context
 from ._version import __version__
 from .errors import (
     SMTPAuthenticationError,
@@ -73,6 +73,7 @@ __all__ = [
     "SendMany",
     "SendOptions",
     "Statistics",
+    "TLSInfo",
     "TLSMode",
     "Timeouts",
     "__version__",

@@ -67,8 +67,8 @@ class SMTP(BaseMailer):
         ``smtp+unix:///path``.
 
         User name and password are percent-decoded. The query may have ``local_hostname``,
-        ``timeout``, ``require_all``, ``pipelining`` and ``proxy``. ValueError, which never shows
-        the URL, for anything else.
+        ``timeout``, ``require_all``, ``pipelining``, ``proxy`` and ``fingerprint``. ValueError,
+        which never shows the URL, for anything else.
         """
         hostname, port, from_the_url = from_url(url)
         if both := set(from_the_url) & set(options):

@@ -134,9 +134,21 @@ async def close(link: Link) -> None:
     Shielded, because a caller that is cancelled must close all the same; bounded, because closing
     by force does not wait.
     """
+    _keep_session_good(link)
     # Whatever a stream says of its own closing: it is not to be used any more.
     with suppress(*STREAM_ERRORS), anyio.CancelScope(shield=True):
         await anyio.aclose_forcefully(link.stream)
+
+
+def _keep_session_good(link: Link) -> None:
+    """OpenSSL takes a session for spoilt whose connection did not say close_notify.
+
+    Since TLS 1.1 it is not (RFC 5246 section 7.2.1), so the word is said, and not sent.
+    """
+    tls = link.stream.extra(TLSAttribute.ssl_object, None)
+    if tls is not None:
+        with suppress(OSError, ValueError):
+            tls.unwrap()
 
 
 def looks_alive(link: Link) -> bool:

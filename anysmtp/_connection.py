@@ -32,7 +32,7 @@ from ._protocol._extensions import Extensions
 from ._protocol._transaction import Pipelining
 from ._reply import Reply
 from ._sending import Sending
-from ._tls import Encryption
+from ._tls import Encryption, TLSInfo, tls_info
 from ._turns import Turn
 from .errors import (
     SMTPDataError,
@@ -108,6 +108,11 @@ class SMTPConnection(BaseMailer):
     def is_encrypted(self) -> bool:
         """Whether TLS is on."""
         return self._channel.link.is_encrypted
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """The version, the cipher and the server's certificate; None without TLS."""
+        return tls_info(self._channel.link.stream)
 
     async def ehlo(self, local_hostname: str | None = None) -> Reply:
         """EHLO (RFC 5321 section 4.1.1.1); ``extensions`` is what the reply offers.

@@ -50,6 +50,7 @@ async def establish(
                 error.connection_closed = True
             raise
     clock.release()
+    encryption.keep_session(link.stream)
     channel.is_in_service = True
     monitor.connected(link.stream.extra(TLSAttribute.tls_version, "no TLS"))
     return channel
@@ -97,7 +98,7 @@ def _wants_starttls(channel: Channel, settings: Settings) -> bool:
     extensions = channel.session.extensions
     if settings.tls in ("implicit", "off"):
         return False
-    if settings.tls == "starttls":
+    if settings.tls == "starttls" or settings.pins:
         return True
     if settings.tls == "opportunistic":
         return extensions.starttls

@@ -110,7 +110,11 @@ class Leases:
         )
         self._life = life
         self.monitor = Monitor(life.server, settings.observer)
-        self._encryption = Encryption(settings.tls_context, verify=settings.tls != "opportunistic")
+        self._encryption = Encryption(
+            settings.tls_context,
+            verify=settings.tls != "opportunistic" and not settings.pins,
+            pins=settings.pins,
+        )
         self.pace = None if limits.rate is None else Pace(limits.rate)
         """Who may begin a message when."""
         self._login_failures = 0

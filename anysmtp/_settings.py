@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
@@ -73,6 +74,11 @@ class Options(TypedDict, total=False):
     tls_context: ssl.SSLContext | None
     """What to verify by, and the client's certificate; see `create_tls_context`. The default,
     the system's authorities, is loaded once per client, in a worker thread."""
+
+    fingerprint: str | Iterable[str] | None
+    """The certificate that the server must have, or several of which one, by ``"sha256:"`` and the
+    hexadecimal digits of its SHA-256, colons between them or not. It stands in place of the
+    authorities; with a ``tls_context`` both are asked. TLS is required then, whatever ``tls``."""
 
     username: str | None
     """For the login: the client picks the strongest mechanism that the server offers."""
@@ -155,6 +161,7 @@ class Settings:
     endpoint: Endpoint
     tls: TLSMode
     tls_context: ssl.SSLContext | None
+    pins: frozenset[str]
     mechanisms: tuple[sasl.Mechanism, ...]
     allow_plaintext_auth: bool
     local_hostname: str | None
@@ -177,6 +184,8 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
     mechanisms = _mechanisms(options)
     if tls == "off" and context is not None:
         raise ValueError("a tls_context is of no use with tls='off'")
+    if (pins := _pins(options.get("fingerprint"))) and tls in ("off", "opportunistic"):
+        raise ValueError(f"a fingerprint demands TLS, tls={tls!r} does not")
     if tls == "opportunistic" and mechanisms:
         raise ValueError("tls='opportunistic' may be no encryption at all: no login with it")
     if port is None:
@@ -185,6 +194,7 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         endpoint=_endpoint(hostname, checked_port(port), options),
         tls="implicit" if tls == "auto" and port == 465 else tls,
         tls_context=context,
+        pins=pins,
         mechanisms=mechanisms,
         allow_plaintext_auth=_flag("allow_plaintext_auth", options, False),
         local_hostname=_local_hostname(options.get("local_hostname")),
@@ -262,6 +272,28 @@ def _mechanisms(options: Options) -> tuple[sasl.Mechanism, ...]:
         missing = "username" if username is None else "password"
         raise ValueError(f"{missing} is missing: username and password come together")
     return sasl.from_password(username, password)
+
+
+# Colons between the octets are how openssl and others write it.
+_FINGERPRINT = re.compile(r"sha256:((?:[0-9a-f]{2}:?){31}[0-9a-f]{2})", re.IGNORECASE)
+
+
+def _pins(given: Any) -> frozenset[str]:
+    """Fingerprints as `TLSInfo` has them."""
+    if given is None:
+        return frozenset()
+    several = (given,) if isinstance(given, str) else tuple(given)
+    if not several:
+        raise ValueError("fingerprint has none: leave it out to trust the authorities")
+    return frozenset(map(_pin, several))
+
+
+def _pin(fingerprint: Any) -> str:
+    if not isinstance(fingerprint, str):
+        raise TypeError(f"a fingerprint is a str, not {type(fingerprint).__name__}")
+    if (found := _FINGERPRINT.fullmatch(fingerprint)) is None:
+        raise ValueError(f"not sha256: and 64 hexadecimal digits: {fingerprint!r}")
+    return "sha256:" + found[1].replace(":", "").lower()
 
 
 def _default_port(tls: TLSMode, has_credentials: bool) -> int:

@@ -1,14 +1,18 @@
 """TLS on a stream: the handshake, its errors as ours, and what a client's connections share for it.
 
-`Encryption` is the TLS side of one client: its contexts, each made once and in a worker thread,
-because that reads files. `encrypt` puts TLS on a link, and is the one place that turns what may go
-wrong in a handshake into an `SMTPTLSError`.
+`Encryption` is the TLS side of one client: its context, made once and in a worker thread, because
+that reads files; the sessions of its connections; the certificates that it demands. `encrypt` puts
+TLS on a link, and is the one place that turns what may go wrong in that into an `SMTPTLSError`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import ssl
+from collections import deque
+from dataclasses import dataclass, field
+from typing import cast
 
 import anyio
 from anyio import to_thread
@@ -20,17 +24,67 @@ from ._monitor import Monitor, Since
 from .errors import SMTPTLSError
 from .sasl import server_end_point
 
+# More than a client has connections, as a rule; a server sends one or two with each handshake.
+_MAX_SESSIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TLSInfo:
+    """What TLS came to on a connection."""
+
+    version: str
+    """The version, as ``"TLSv1.3"``."""
+    cipher: str
+    """The cipher's name."""
+    certificate: bytes | None = field(repr=False)
+    """The server's certificate (DER), whether it was verified or not."""
+    is_resumed: bool
+    """Whether a session of an earlier connection was taken up."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The certificate's, as ``"sha256:"`` and 64 hexadecimal digits: what can be pinned."""
+        if self.certificate is None:
+            return None
+        return f"sha256:{hashlib.sha256(self.certificate).hexdigest()}"
+
+
+def tls_info(stream: ByteStream) -> TLSInfo | None:
+    """Of a stream under TLS; None without."""
+    tls: ssl.SSLObject | None = stream.extra(TLSAttribute.ssl_object, None)
+    if tls is None:
+        return None
+    cipher = tls.cipher()
+    return TLSInfo(
+        version=tls.version() or "",
+        cipher="" if cipher is None else cipher[0],
+        certificate=tls.getpeercert(binary_form=True),
+        is_resumed=bool(tls.session_reused),
+    )
+
 
 class Encryption:
-    """What the connections of one client share for TLS with the mail server."""
+    """What the connections of one client share for TLS with the mail server.
 
-    def __init__(self, context: ssl.SSLContext | None = None, *, verify: bool = True) -> None:
+    Sessions are taken up by other connections, each once (RFC 8446 appendix C.4), and each
+    connection gives one back. All are of the same context and host name.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext | None = None,
+        *,
+        verify: bool = True,
+        pins: frozenset[str] = frozenset(),
+    ) -> None:
         self._context = context
         self._verify = verify
+        self._pins = pins
         self._loading = anyio.Lock()
+        self._sessions: deque[ssl.SSLSession] = deque(maxlen=_MAX_SESSIONS)
 
     async def load(self) -> ssl.SSLContext:
-        """The caller's context, or the default one, made once; needed before `encrypt`."""
+        """The caller's context, or the default one, made once; needed before `shake_hands`."""
         async with self._loading:
             if self._context is None:
                 verify = self._verify
@@ -39,33 +93,84 @@ class Encryption:
                 )
             return self._context
 
-    @property
-    def context(self) -> ssl.SSLContext:
-        assert self._context is not None
-        return self._context
+    async def shake_hands(self, stream: ByteStream, hostname: str) -> TLSStream:
+        """TLS on a stream, with a session of an earlier connection where there is one."""
+        context = self._context
+        assert context is not None
+        if self._sessions:
+            context = cast(ssl.SSLContext, _Resuming(context, self._sessions.pop()))
+        return await handshake(stream, hostname, context)
+
+    def keep_session(self, stream: ByteStream) -> None:
+        """For another connection; in TLS 1.3 it comes behind the handshake, with what is read."""
+        tls: ssl.SSLObject | None = stream.extra(TLSAttribute.ssl_object, None)
+        # What other kinds of context do to a handshake, they may not do to one that is resumed.
+        if tls is None or type(self._context) is not ssl.SSLContext:
+            return
+        if tls.session is not None:
+            self._sessions.append(tls.session)
+
+    def objection(self, info: TLSInfo, hostname: str) -> str | None:
+        """Why a certificate is not a pinned one; None if it is, or if any other will do."""
+        if not self._pins or info.fingerprint in self._pins:
+            return None
+        return (
+            f"the certificate of {hostname} is not the one that fingerprint= demands: "
+            f"{info.fingerprint}, not {' or '.join(sorted(self._pins))}"
+        )
 
 
-async def encrypt(link: Link, encryption: Encryption, monitor: Monitor, *, hint: str) -> None:
+class _Resuming:
+    """A context whose handshake takes up a session.
+
+    AnyIO calls the same method of contexts that are not the standard library's own.
+    """
+
+    def __init__(self, context: ssl.SSLContext, session: ssl.SSLSession) -> None:
+        self._context = context
+        self._session = session
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool,
+        server_hostname: str | bytes | None,
+        session: None,
+    ) -> ssl.SSLObject:
+        return self._context.wrap_bio(
+            incoming, outgoing, server_side, server_hostname, self._session
+        )
+
+
+async def encrypt(link: Link, encryption: Encryption, monitor: Monitor, *, hint: str) -> TLSInfo:
     """Put TLS on the link (RFC 8314 section 3). SMTPTLSError, with it closed, if that fails."""
     since = Since()
     try:
-        link.stream = await handshake(link.stream, link.hostname, encryption.context)
+        link.stream = await encryption.shake_hands(link.stream, link.hostname)
         link.forget_sockets()
+        info = tls_info(link.stream)
+        assert info is not None
+        if (reason := encryption.objection(info, link.hostname)) is not None:
+            raise _failure(reason, link)
     except (*STREAM_ERRORS, ValueError) as error:
         reason = why_no_tls(
             error, link.hostname, "the server", hint=hint, way_out=_ANOTHER_AUTHORITY
         )
-        failure = SMTPTLSError(reason, server=link.server, connection_closed=True)
+        failure = _failure(reason, link)
         monitor.not_encrypted(since, failure)
         await close(link)
         raise failure from error
-    except BaseException as cancellation:
-        monitor.not_encrypted(since, cancellation)
+    except BaseException as error:
+        monitor.not_encrypted(since, error)
         await close(link)
         raise
-    cipher: tuple[str, str, int] | None = link.stream.extra(TLSAttribute.cipher, None)
-    version = link.stream.extra(TLSAttribute.tls_version, None)
-    monitor.encrypted(since, version, None if cipher is None else cipher[0])
+    monitor.encrypted(since, info.version, info.cipher, is_resumed=info.is_resumed)
+    return info
+
+
+def _failure(reason: str, link: Link) -> SMTPTLSError:
+    return SMTPTLSError(reason, server=link.server, connection_closed=True)
 
 
 async def handshake(stream: ByteStream, hostname: str, context: ssl.SSLContext) -> TLSStream:

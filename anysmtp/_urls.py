@@ -35,6 +35,7 @@ _QUERY: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "require_all": ({"true": True, "false": False}.__getitem__, "true or false"),
     "pipelining": (str, "auto, eager or off"),
     "proxy": (str, "a URL"),
+    "fingerprint": (str, "sha256: and hexadecimal digits"),
 }
 # The schemes of a proxy, and the port of each where the URL has none.
 _PROXIES: Mapping[str, int] = {

@@ -20,6 +20,7 @@ from anysmtp.sasl import Login, Plain, from_password
 
 CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 SECRET = "tanstaaf"
+PIN = "sha256:" + "0a" * 32
 ME = {"username": "tim", "password": SECRET}
 CONTROLS = [*map(chr, range(32)), "\x7f"]
 
@@ -37,6 +38,7 @@ def test_the_defaults() -> None:
         endpoint=settled("h.example", 25).endpoint,
         tls="auto",
         tls_context=None,
+        pins=frozenset(),
         mechanisms=(),
         allow_plaintext_auth=False,
         local_hostname=None,
@@ -105,6 +107,9 @@ def test_port_465_is_implicit_tls(tls: str, port: int, settled_tls: str) -> None
         ("limits", None, "limits", Limits()),
         ("retry", Retry(2), "retry", Retry(2)),
         ("retry", None, "retry", None),
+        ("fingerprint", None, "pins", set[str]()),
+        ("fingerprint", "SHA256:" + "AB:" * 31 + "Cd", "pins", {"sha256:" + "ab" * 31 + "cd"}),
+        ("fingerprint", [PIN, PIN.upper()], "pins", {PIN}),
         ("observer", print, "observer", print),
         ("observer", None, "observer", None),
     ],
@@ -196,6 +201,12 @@ def test_a_hostname_is_a_name_or_an_address(hostname: str, settled_hostname: str
         ([], {"local_hostname": "::1"}, ValueError, "a domain or an address literal"),
         ([], {"local_hostname": 5}, ValueError, "a domain or an address literal"),
         (["h" * 255], {}, ValueError, "not a host name"),
+        ([], {"fingerprint": PIN[:-1]}, ValueError, "not sha256: and 64 hexadecimal digits: 'sha"),
+        ([], {"fingerprint": PIN[7:]}, ValueError, "not sha256: and 64"),
+        ([], {"fingerprint": []}, ValueError, "fingerprint has none"),
+        ([], {"fingerprint": [b"x"]}, TypeError, "a fingerprint is a str, not bytes"),
+        ([], {"fingerprint": PIN, "tls": "off"}, ValueError, "demands TLS, tls='off' does not"),
+        ([], {"fingerprint": PIN, "tls": "opportunistic"}, ValueError, "demands TLS, tls='opport"),
         ([], {"proxy": 5}, TypeError, "the URL of a proxy is a str, not int"),
         ([], {"proxy": "p.example"}, ValueError, "not the URL of a proxy"),
         (["::1%lo"], {"proxy": "http://p"}, ValueError, "http:// cannot carry the address ::1%lo"),

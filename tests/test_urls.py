@@ -70,6 +70,7 @@ def test_the_user_is_percent_decoded(userinfo: str, options: dict[str, str]) -> 
         ("require_all=false", "require_all", False),
         ("pipelining=off", "pipelining", "off"),
         ("pipelining=eager", "pipelining", "eager"),
+        ("fingerprint=sha256:ab", "fingerprint", "sha256:ab"),
         ("proxy=socks5%3A%2F%2Fann%3Ax%2540y%40p.example", "proxy", "socks5://ann:x%40y@p.example"),
     ],
 )

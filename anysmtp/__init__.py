@@ -9,13 +9,13 @@ from ._clock import Timeouts
 from ._connection import SMTPConnection
 from ._delivery import Delivery, Outcome
 from ._envelope import AddressLike, Envelope, Mail, RawMessage, Receipt, Recipients
-from ._leases import Statistics
 from ._mailer import Mailer, SendOptions
 from ._many import SendMany
 from ._protocol._extensions import Extensions
 from ._reply import Reply
 from ._send import SendAloneOptions, send
 from ._settings import Limits, Options, TLSMode
+from ._statistics import Statistics
 from ._tls import TLSInfo, create_tls_context
 from ._version import __version__
 from .errors import (

@@ -161,6 +161,7 @@ class Attempts:
         )
         self._asked = keys
         self._ledger.left_over = ()
+        self._ledger.phase = "waiting"
 
     def _of_all_groups(self, error: SMTPException) -> SMTPException:
         """Where recipients were asked for in several transactions, the error names them all."""

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import anyio
@@ -39,7 +39,7 @@ from ._clock import Clock, Timeouts
 from ._connect import STREAM_ERRORS, Link
 from ._monitor import Monitor, Since
 from ._protocol._commands import Command
-from ._protocol._session import Awaited, Session
+from ._protocol._session import Awaited, Session, Sink
 from ._reply import Reply
 from ._timing import ReplyTimer
 from ._tls import Encryption, encrypt
@@ -138,7 +138,7 @@ class Channel:
         self,
         commands: Sequence[Command],
         clock: Clock,
-        sink: Callable[[Reply], None] | None = None,
+        sink: Sink | None = None,
     ) -> list[Awaited]:
         """Write one flight and read its replies.
 
@@ -147,7 +147,7 @@ class Channel:
         turn = self.speaker(clock)
         await self.catch_up(turn)
         is_behind = self.is_owed_to_others(turn)
-        awaited = [self.post(command, turn, sink) for command in commands]
+        awaited = self.post([(command, sink) for command in commands], turn)
         await self.write(b"".join([command.line for command in commands]), is_behind=is_behind)
         await self.wait(awaited[-1], turn)
         if self.session.broken is not None:
@@ -184,19 +184,24 @@ class Channel:
         return awaited.reply
 
     def post(
-        self,
-        command: Command,
-        turn: Turn,
-        sink: Callable[[Reply], None] | None = None,
-        octets: int = 0,
-    ) -> Awaited:
-        """Queue a command, which the caller writes before he awaits anything."""
-        awaited = self.session.send(command, sink, turn, octets)
+        self, flight: Sequence[tuple[Command, Sink | None]], turn: Turn, octets: int = 0
+    ) -> list[Awaited]:
+        """Queue commands, which the caller writes before he awaits anything.
+
+        ``octets`` of a message go out with the last one.
+        """
+        session = self.session
+        is_first = not session.awaited
+        last = len(flight) - 1
+        awaited = [
+            session.send(command, sink, turn, octets if number == last else 0)
+            for number, (command, sink) in enumerate(flight)
+        ]
         if _wire.isEnabledFor(logging.DEBUG):
-            self._trace(">", (command.shown,))
+            self._trace(">", (command.shown for command, _ in flight))
             if octets:
                 self._trace(">", (f"(a message of {octets} octets)",))
-        if self.session.awaits == 1 or self._timer.is_for_nobody:
+        if is_first or self._timer.is_for_nobody:
             self._time()
         return awaited
 
@@ -207,11 +212,7 @@ class Channel:
         """
         written = Written()
         try:
-            async with self.writer as writer:
-                if is_behind:
-                    await writer.send_shielded(data, written)
-                else:
-                    await writer.send(data)
+            await self.writer.write(data, written, is_shielded=is_behind)
         except BaseException:
             if not written.is_done:
                 await self.break_off("a write was interrupted")
@@ -221,7 +222,7 @@ class Channel:
         """Read, or let another task read, until this reply is there; ``turn`` is who waits."""
         waiting = _Waiting(until, turn)
         self._waiting.append(waiting)
-        self._time()
+        self._timer.update(self._waiting[0].turn)
         try:
             while until.reply is None:
                 if self.session.broken is not None:
@@ -236,12 +237,12 @@ class Channel:
         finally:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
-            if not self._is_read and self._waiting:
+            if self._waiting and not self._is_read:
                 self._waiting[0].wake()
         if self._closing is not None:
             await self._close_if_forsaken()
 
-    def begin_body(self, octets: int, sink: Callable[[Reply], None]) -> Awaited:
+    def begin_body(self, octets: int, sink: Sink) -> Awaited:
         """The message goes out from here on; what its end awaits."""
         self._trace(">", (f"(a message of {octets} octets)",))
         return self.session.begin_body(sink)
@@ -310,10 +311,11 @@ class Channel:
 
     def is_owed_to_others(self, turn: Turn) -> bool:
         """Whether somebody else waits for a reply."""
-        return self.session.awaits > 0 and any(
-            isinstance(owner, Turn) and owner.clock is not turn.clock
-            for owner in self.session.owners
-        )
+        for awaited in self.session.awaited:
+            owner = awaited.owner
+            if owner is not turn and isinstance(owner, Turn) and owner.clock is not turn.clock:
+                return True
+        return False
 
     def take_along(self) -> bytes:
         """The first flights of those who are next, to leave with what the holder writes."""
@@ -330,10 +332,11 @@ class Channel:
         turns = self.turns
         if turns.holder is turn:
             turns.holder = None
-        if self.is_open and turns.holder is None and not self.session.can_be_followed:
+        if turns.holder is None and not self.session.can_be_followed and self.is_open:
             self._closing = _UNFINISHED
         try:
-            await self._close_if_forsaken()
+            if self._closing is not None or not self.session.is_quiet:
+                await self._close_if_forsaken()
         finally:
             turns.pass_on()
 
@@ -378,9 +381,10 @@ class Channel:
             self._break("the server refused a chunk that it may have read as commands")
             return False
         for waiting in self._waiting:
-            if waiting.until.reply is not None:
-                waiting.wake()
-        self._time()
+            if waiting.news is not None and waiting.until.reply is not None:
+                waiting.news.set()
+        if session.awaited:
+            self._time()
         return True
 
     async def _give_up(self, turn: Turn, waiting: _Waiting) -> None:

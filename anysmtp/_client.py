@@ -13,14 +13,13 @@ from email.message import Message
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-import anyio
 from anyio import lowlevel
 
 from ._channel import Channel
 from ._connection import SMTPConnection, connection_on, retire
 from ._delivery import Ledger
 from ._envelope import Job, Mail
-from ._leases import Again, Leases, Statistics
+from ._leases import Again, Leases
 from ._lifecycle import Call, Lifecycle
 from ._mailer import BaseMailer
 from ._many import READ_AHEAD, SendMany, send_many
@@ -28,6 +27,8 @@ from ._pool import Claim
 from ._protocol._extensions import Extensions
 from ._sending import Sending
 from ._settings import Options, settle
+from ._statistics import Statistics, statistics_of
+from ._tasks import task_id
 from ._turns import Turn
 from ._urls import from_url
 from .errors import SMTPException, with_outcome
@@ -60,6 +61,7 @@ class SMTP(BaseMailer):
         self._require_all = self._settings.require_all
         self._add_missing_headers = self._settings.add_missing_headers
         self._retry = self._settings.retry
+        self._pause = self._life.pause
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[Options]) -> Self:
@@ -130,7 +132,7 @@ class SMTP(BaseMailer):
         """
         try:
             with self._life.call() as call:
-                claim = await self._leases.lease(call, Turn(call.clock))
+                claim = await self._leases.lease(call, Turn(call))
                 channel = claim.connection
                 assert channel is not None
                 await self._leases.give_back(claim)
@@ -149,7 +151,7 @@ class SMTP(BaseMailer):
 
     def statistics(self) -> Statistics:
         """What the client has, and has done since it was made."""
-        return self._leases.statistics()
+        return statistics_of(self._leases.pool, self._monitor)
 
     async def aclose(self) -> None:
         """End the client: let sends in flight finish, say QUIT, close.
@@ -162,9 +164,9 @@ class SMTP(BaseMailer):
             await lowlevel.checkpoint()
             return
         life.check_loop()
-        if pool.is_held_by(_task()):
+        if pool.is_held_by(task_id()):
             raise RuntimeError("closing the client inside its own connection()")
-        if _task() in life.insides:
+        if task_id() in life.insides:
             raise RuntimeError("closing the client inside its own send_many()")
         life.state = "closing"
         try:
@@ -207,16 +209,13 @@ class SMTP(BaseMailer):
         self._life.abort("the client was closed")
         await self._leases.abort()
 
-    async def _pause(self, seconds: float) -> None:
-        await self._life.pause(seconds)
-
     async def _deliver(self, job: Job, ledger: Ledger) -> None:
         with self._life.call(admitted=True) as call:
             again: Again | None = None
             while True:
                 if (again := await self._attempt(call, job, ledger, again)) is None:
                     return
-                self._monitor.again(again)
+                self._monitor.again(again.reason)
                 ledger.again(recipient.given for recipient in job.recipients)
 
     async def _attempt(
@@ -225,7 +224,7 @@ class SMTP(BaseMailer):
         """Send once; whether, after a failure that the caller need not see, it is sent again."""
         ledger.phase = "waiting"
         sending = Sending(job, ledger, self._settings.pipelining, self._leases.pace)
-        turn = Turn(call.clock, sending)
+        turn = Turn(call, sending)
         leases = self._leases
         claim = await leases.lease(call, turn, ledger, again=again)
         channel = claim.connection
@@ -242,7 +241,7 @@ class SMTP(BaseMailer):
                     return more
             raise
         else:
-            leases.pool.took_message(anyio.current_time())
+            leases.took_message()
             return None
         finally:
             await leases.give_back(claim)
@@ -264,7 +263,7 @@ class Borrowed:
             raise RuntimeError("each `connection()` is entered once")
         client = self._client
         with client._life.call() as call:
-            self._claim = await client._leases.lease(call, Turn(call.clock))
+            self._claim = await client._leases.lease(call, Turn(call), is_held=True)
         channel = self._claim.connection
         assert channel is not None
         settings = client._settings
@@ -293,7 +292,3 @@ class Borrowed:
         assert self._claim.connection is not None
         self._claim.connection.is_pooled = True
         await self._client._leases.give_back(self._claim)
-
-
-def _task() -> int:
-    return anyio.get_current_task().id

@@ -108,11 +108,21 @@ class Clock:
     expiry or cancellation of the caller's passes through, also when both come together.
     """
 
-    __slots__ = ("_aborted", "_held", "_scope", "_seconds", "_server", "_waiting_for", "hint")
+    __slots__ = (
+        "_aborted",
+        "_held",
+        "_is_running",
+        "_scope",
+        "_seconds",
+        "_server",
+        "_waiting_for",
+        "hint",
+    )
 
     def __init__(self, server: str) -> None:
         self._server = server
         self._held = False
+        self._is_running = False
         self._aborted: str | None = None
         self._waiting_for = ""
         self._seconds = 0.0
@@ -127,12 +137,14 @@ class Clock:
             self.stop()
         elif not self._held:
             self._seconds = seconds
+            self._is_running = True
             self._scope.deadline = anyio.current_time() + seconds
 
     def stop(self) -> None:
         """What follows is not timed."""
         # The seconds are kept: a deadline that has just passed may be felt only after this.
-        if not self._held and self._scope.deadline != math.inf:
+        if self._is_running and not self._held:
+            self._is_running = False
             self._scope.deadline = math.inf
 
     def hold(self, seconds: float | None, waiting_for: str) -> None:

@@ -72,7 +72,7 @@ class Link:
         write until the first one is acknowledged, which a system delays by 40 ms. Linux forgets
         the option again, so it is set before each wait.
         """
-        _, sock = self.sockets()
+        sock = (self._sockets or self.sockets())[1]
         if sock is None or _QUICK_ACK is None or sock.family not in _TCP_FAMILIES:
             return
         # One that is closed by now says so when it is read.

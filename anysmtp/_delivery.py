@@ -21,7 +21,7 @@ use. Then in_doubt becomes what the server has said, in the Delivery too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, overload
 
 from ._envelope import Receipt
 from ._reply import Reply
@@ -106,7 +106,7 @@ class Ledger:
         self.left_over = ()
         facts = self._facts
         for key in recipients:
-            assert facts.get(key, _NOT_SENT)[0] not in ("accepted", "in_doubt")
+            assert key not in facts or facts[key][0] not in ("accepted", "in_doubt")
             facts[key] = _NOT_SENT
 
     def refuse(self, recipients: Iterable[str], reply: Reply) -> None:
@@ -128,11 +128,12 @@ class Ledger:
 
     def receipt_now(self) -> Receipt:
         """What the transactions of this send have come to; there was one at least."""
+        accepted = self.replies("accepted")
         return Receipt(
-            reply=[reply for reply in self.finals if reply.is_positive][-1],
+            reply=next(reply for reply in reversed(self.finals) if reply.is_positive),
             replies=tuple(self.finals),
-            accepted=self.replies("accepted"),
-            refused=self.replies("refused"),
+            accepted=accepted,
+            refused=self.replies("refused") if len(accepted) < len(self._facts) else {},
             message_id=self.message_id,
             server=self.server,
         )
@@ -153,7 +154,8 @@ class Ledger:
 
     def replies(self, outcome: Outcome) -> dict[str, Reply]:
         """The recipients of which this is known, with the reply that says so."""
-        return {k: cast(Reply, reply) for k, (o, reply) in self._facts.items() if o == outcome}
+        facts: dict[str, tuple[Outcome, Any]] = self._facts
+        return {key: fact[1] for key, fact in facts.items() if fact[0] == outcome}
 
     def keys(self, outcome: Outcome) -> tuple[str, ...]:
         """The recipients of which this is known."""
@@ -175,8 +177,7 @@ class Ledger:
         )
 
     def _write(self, recipients: Iterable[str], outcome: Outcome, reply: Reply | None) -> None:
-        for key in recipients:
-            self._facts[key] = (outcome, reply)
+        self._facts.update(dict.fromkeys(recipients, (outcome, reply)))
 
 
 class Delivery(Generic[K]):

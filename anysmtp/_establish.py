@@ -23,6 +23,15 @@ _NO_STARTTLS_HINT = (
 )
 
 
+def encryption_of(settings: Settings) -> Encryption:
+    """The TLS of a client; where a certificate is pinned, that takes the authorities' place."""
+    return Encryption(
+        settings.tls_context,
+        verify=settings.tls != "opportunistic" and not settings.pins,
+        pins=settings.pins,
+    )
+
+
 async def establish(
     settings: Settings,
     clock: Clock,

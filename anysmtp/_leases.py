@@ -15,19 +15,19 @@ try with the same password would count against the account.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
 import anyio
 
-from . import _dialogue
 from ._channel import Channel, WornOut
 from ._clock import Clock
 from ._delivery import Ledger
 from ._envelope import Job
-from ._establish import establish
+from ._establish import encryption_of, establish
+from ._farewell import close_all, quit_all
 from ._lifecycle import Call, Lifecycle
 from ._monitor import Monitor
 from ._pool import Claim, Pool
@@ -35,8 +35,7 @@ from ._protocol._transaction import MAX_FLIGHT
 from ._rate import Pace
 from ._sending import WINDOW
 from ._settings import Settings
-from ._tasks import UngroupedTasks
-from ._tls import Encryption
+from ._tasks import task_id
 from ._turns import Turn
 from .errors import (
     SMTPAuthenticationError,
@@ -46,54 +45,18 @@ from .errors import (
     SMTPTimeoutError,
 )
 
-# Seconds for QUIT on all connections together, when a client is closed.
-_QUIT_TIMEOUT = 2.0
 # What servers say to MAIL on a connection too many: Exchange 432 4.3.2 "Concurrent connections
 # limit exceeded", Gmail 421 4.7.0 "Too many concurrent SMTP connections".
 _TOO_MANY_CONNECTIONS = re.compile(r"\bconnections?\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
-    """What a client has and has done, at one moment."""
-
-    max_connections: int
-    """How many connections there may be, by its `Limits`."""
-    allowed_connections: int
-    """How many the server is asked for at present; fewer after it has refused some."""
-    open_connections: int
-    """How many there are."""
-    idle_connections: int
-    """How many of them nobody uses."""
-    sending: int
-    """How many sends, and users of `SMTP.connection`, have a connection or are opening one."""
-    waiting: int
-    """How many wait for one."""
-    connections_opened: int
-    """How many connections were opened since the client was made."""
-    connections_failed: int
-    """How many could not be opened."""
-    connections_lost: int
-    """How many ended by a failure of the network, the server or a cancelled send."""
-    messages_accepted: int
-    """How many sends ended with all recipients accepted."""
-    messages_refused: int
-    """How many ended with a recipient refused, and nothing worse."""
-    messages_not_sent: int
-    """How many ended with a recipient to whom nothing was sent, and nothing worse."""
-    messages_in_doubt: int
-    """How many ended with a recipient in doubt."""
-    retries: int
-    """How many attempts were made again, by `Retry`."""
-
-
-class Again(Exception):
+@dataclass(frozen=True, slots=True)
+class Again:
     """A message was not sent, and a connection that had served before is to blame."""
 
-    def __init__(self, reason: str, *, is_last: bool = False) -> None:
-        super().__init__(reason)
-        self.is_last = is_last
-        """Whether it gets a fresh connection, and no other one after that."""
+    reason: str
+    is_last: bool = False
+    """Whether it gets a fresh connection, and no other one after that."""
 
 
 class Leases:
@@ -110,11 +73,7 @@ class Leases:
         )
         self._life = life
         self.monitor = Monitor(life.server, settings.observer)
-        self._encryption = Encryption(
-            settings.tls_context,
-            verify=settings.tls != "opportunistic" and not settings.pins,
-            pins=settings.pins,
-        )
+        self._encryption = encryption_of(settings)
         self.pace = None if limits.rate is None else Pace(limits.rate)
         """Who may begin a message when."""
         self._login_failures = 0
@@ -129,56 +88,39 @@ class Leases:
         *,
         again: Again | None = None,
         asker: object = None,
+        is_held: bool = False,
     ) -> Claim[Channel]:
         """A granted claim with a connection that is alive, as far as a look can tell.
 
-        Or one on which the passenger is under way already.
+        Or one on which the passenger is under way already. ``asker`` is the task that waits for it,
+        if not this one; ``is_held`` if this task may do other things with the client meanwhile.
         """
         pool = self.pool
         if expired := pool.expired(anyio.current_time()):
             await close_all(expired, "the connection was idle for too long")
-        call.clock.stop()
+        call.stop()
         failures = self._login_failures
         claim = pool.claim(
-            _task(),
             turn.wake,
+            task_id if asker is None else lambda: asker,
+            holder=task_id() if is_held else None,
             is_first=again is not None,
             is_fresh=again is not None and again.is_last,
             may_share=turn.passenger is not None,
-            asker=asker,
         )
         claim.ticket = turn
         try:
             while True:
-                if not claim.is_granted:
+                if claim.slot is None:
                     await turn.wait()
-                if turn.has_boarded or await self._is_ready(claim):
+                if turn.has_boarded or self._is_ready(claim):
                     return claim
+                await self._discard(claim)
                 if await self._open(call, claim, ledger, failures):
                     return claim
         except BaseException:
             await self._let_go(claim, turn)
             raise
-
-    def statistics(self) -> Statistics:
-        """The numbers of this moment."""
-        pool, monitor = self.pool, self.monitor
-        return Statistics(
-            max_connections=pool.capacity,
-            allowed_connections=pool.allowed,
-            open_connections=pool.open,
-            idle_connections=pool.idle,
-            sending=pool.granted,
-            waiting=pool.waiting,
-            connections_opened=monitor.opened,
-            connections_failed=monitor.failed,
-            connections_lost=monitor.lost,
-            messages_accepted=monitor.messages["accepted"],
-            messages_refused=monitor.messages["refused"],
-            messages_not_sent=monitor.messages["not_sent"],
-            messages_in_doubt=monitor.messages["in_doubt"],
-            retries=monitor.retries,
-        )
 
     def again_after(
         self,
@@ -209,6 +151,11 @@ class Leases:
             return Again("the connection was worn out, taking a new one", is_last=True)
         return None
 
+    def took_message(self) -> None:
+        """The server took a message."""
+        if self.pool.is_lowered:
+            self.pool.took_message(anyio.current_time())
+
     def feed(self, channel: Channel, source: Callable[[], Turn | None]) -> None:
         """Where passengers of a connection come from when nobody waits for one."""
         self._feeds.setdefault(channel, source)
@@ -217,21 +164,25 @@ class Leases:
         if self._feeds.get(channel) is source:
             del self._feeds[channel]
 
-    async def _is_ready(self, claim: Claim[Channel]) -> bool:
-        """Whether the claim brought a connection that can be used; it is closed if it cannot."""
-        channel, slot = claim.connection, claim.slot
-        if channel is None or slot is None:
+    def _is_ready(self, claim: Claim[Channel]) -> bool:
+        """Whether the claim brought a connection that can be used."""
+        slot = claim.slot
+        if slot is None or (channel := slot.connection) is None:
             return False
-        if slot.users > 1 or (not claim.is_fresh and channel.is_reusable):
-            return True
-        self.pool.opening(claim)
-        await channel.close("the connection was replaced")
-        return False
+        return slot.users > 1 or (not claim.is_fresh and channel.is_reusable)
+
+    async def _discard(self, claim: Claim[Channel]) -> None:
+        """Close the connection that the claim brought, if it brought one, for it is of no use."""
+        if (channel := claim.connection) is not None:
+            self.pool.opening(claim)
+            await channel.close("the connection was replaced")
 
     async def _open(
         self, call: Call, claim: Claim[Channel], ledger: Ledger | None, login_failures: int
     ) -> bool:
         """Open a connection; False if the claim waits for another one instead."""
+        # Whoever is asked for a token may send a message.
+        claim.holder = claim.holder or task_id()
         if self._login_failures > login_failures:
             # It was waiting for this very login: another try would count against the account.
             assert self._login_failure is not None
@@ -242,13 +193,16 @@ class Leases:
             channel = await self._establish(call)
         except SMTPException as error:
             self._remember(error)
-            call.clock.release()
+            call.release()
             if not self._may_wait_after(error) or not self.pool.refused(
                 claim, anyio.current_time()
             ):
                 raise
             self.monitor.lets_in_fewer(self.pool.allowed)
             return False
+        finally:
+            if ledger is not None:
+                ledger.phase = "waiting"
         channel.max_messages = _least(
             self.settings.limits.max_messages_per_connection,
             channel.session.extensions.limits.get("MAILMAX"),
@@ -260,7 +214,7 @@ class Leases:
 
     async def _establish(self, call: Call) -> Channel:
         if not self.pool.open:
-            return await establish(self.settings, call.clock, self._encryption, self.monitor)
+            return await establish(self.settings, call, self._encryption, self.monitor)
         # A clock of its own: where others are open, its end is not the end of the call.
         with Clock(self._life.server) as clock:
             return await establish(self.settings, clock, self._encryption, self.monitor)
@@ -270,7 +224,8 @@ class Leases:
         if isinstance(error, SMTPAuthenticationError):
             self.pool.opens_one_first = True
             self._login_failures += 1
-            self._login_failure = error
+            # As it is now: once its send has ended, it says what became of that message.
+            self._login_failure = copy(error)
 
     def _may_wait_after(self, error: SMTPException) -> bool:
         """Whether a connection was refused because of those that there are.
@@ -327,15 +282,8 @@ class Leases:
                 await channel.break_off("the connection was not left in order")
 
     async def say_goodbye(self) -> None:
-        """QUIT on every connection, all at once; what does not answer in time is closed."""
-        idle = self.pool.drain()
-        try:
-            with anyio.move_on_after(_QUIT_TIMEOUT):
-                async with UngroupedTasks() as group:
-                    for channel in idle:
-                        group.start_soon(_quit, channel)
-        finally:
-            await close_all(idle, "the client was closed")
+        """QUIT on every connection; what does not answer in time is closed."""
+        await quit_all(self.pool.drain(), "the client was closed")
 
     async def abort(self) -> None:
         """Close every connection."""
@@ -361,30 +309,3 @@ def _has_room(channel: Channel) -> bool:
 
 def _least(*numbers: int | None) -> int | None:
     return min((number for number in numbers if number is not None), default=None)
-
-
-async def close_all(channels: Sequence[Channel], reason: str) -> None:
-    """Close each of them, also where this is cancelled in a way that no shield stops."""
-    interruption: BaseException | None = None
-    for channel in channels:
-        channel.drop(reason)
-    for channel in channels:
-        try:
-            await channel.close(reason)
-        except BaseException as error:  # noqa: BLE001, PERF203 - raised once all are closed
-            interruption = error
-    if interruption is not None:
-        raise interruption
-
-
-async def _quit(channel: Channel) -> None:
-    try:
-        async with channel.turn():
-            with Clock(channel.link.server) as clock:
-                await _dialogue.quit_now(channel, clock)
-    except SMTPException as error:
-        channel.monitor.no_goodbye(error)
-
-
-def _task() -> int:
-    return anyio.get_current_task().id

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import anyio
 from anyio import lowlevel
 
+from ._bell import Bell
 from ._clock import Clock
 from .errors import SMTPServerDisconnected
 
@@ -30,11 +31,12 @@ class Lifecycle:
         self.server = server
         self.state: State = "new"
         self._calls: set[Call] = set()
+        self._admitted = Admitted(self)
         self._sends = 0
         self._reason = ""
         self.insides: list[object] = []
         """The tasks that are inside a `send_many` of the client."""
-        self._ended: anyio.Event | None = None
+        self._ended = Bell()
         self._loop: lowlevel.EventLoopToken | None = None
 
     def check_loop(self) -> None:
@@ -54,7 +56,7 @@ class Lifecycle:
     def admit(self) -> Admitted:
         """Stands around a send from its beginning: a clean end waits for it."""
         self.check_open()
-        return Admitted(self)
+        return self._admitted
 
     def call(self, *, admitted: bool = False) -> Call:
         """Stands around a call; ``admitted``, if it is part of a send that was let in before."""
@@ -74,9 +76,6 @@ class Lifecycle:
     async def wait_until_quiet(self, is_in_use: Callable[[], bool]) -> None:
         """Wait until nothing is under way, and nothing is in use."""
         while self._sends or self._calls or is_in_use():
-            # Several tasks may close the client: they all wait for the same event.
-            if self._ended is None or self._ended.is_set():
-                self._ended = anyio.Event()
             await self._ended.wait()
 
     def abort(self, reason: str) -> None:
@@ -84,38 +83,26 @@ class Lifecycle:
         self.state = "closed"
         self._reason = reason
         for call in self._calls:
-            call.clock.abort(reason)
+            call.abort(reason)
 
     def notify(self) -> None:
         """Tell whoever waits for the end to look again."""
-        if self._ended is not None:
-            self._ended.set()
-
-    def count(self, sends: int) -> None:
-        self._sends += sends
-        self.notify()
-
-    def register(self, call: Call) -> None:
-        self._calls.add(call)
-
-    def discard(self, call: Call) -> None:
-        self._calls.discard(call)
-        self.notify()
+        if self.state not in ("new", "open"):
+            self._ended.ring()
 
 
-class Call:
-    """One call of a client, under a clock of its own."""
+class Call(Clock):
+    """The clock of one call of a client, which the client's end stops."""
 
-    __slots__ = ("_life", "clock")
+    __slots__ = ("_life",)
 
     def __init__(self, life: Lifecycle) -> None:
+        super().__init__(life.server)
         self._life = life
-        self.clock: Clock = Clock(life.server)
 
     def __enter__(self) -> Self:
-        self._life.register(self)
-        self.clock.__enter__()
-        return self
+        self._life._calls.add(self)
+        return super().__enter__()
 
     def __exit__(
         self,
@@ -123,12 +110,13 @@ class Call:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._life.discard(self)
-        self.clock.__exit__(exc_type, exc, traceback)
+        self._life._calls.discard(self)
+        self._life.notify()
+        super().__exit__(exc_type, exc, traceback)
 
 
 class Admitted:
-    """A send that is under way."""
+    """Stands around sends that are under way, any number of them."""
 
     __slots__ = ("_life",)
 
@@ -136,7 +124,7 @@ class Admitted:
         self._life = life
 
     def __enter__(self) -> None:
-        self._life.count(+1)
+        self._life._sends += 1
 
     def __exit__(
         self,
@@ -144,4 +132,5 @@ class Admitted:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._life.count(-1)
+        self._life._sends -= 1
+        self._life.notify()

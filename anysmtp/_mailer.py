@@ -120,6 +120,7 @@ class BaseMailer(ABC):
     _require_all = False
     _add_missing_headers = True
     _retry: Retry | None = None
+    _pause: Callable[[float], Awaitable[None]] = staticmethod(anyio.sleep)
 
     async def send_message(
         self,
@@ -146,7 +147,8 @@ class BaseMailer(ABC):
         sent, for malformed addresses, no sender, no recipients, or two blocks of Resent- fields.
 
         Cancelled or timed out, the message is not sent, or in doubt if its end had left; the
-        ``delivery`` says which. The connection is closed then.
+        ``delivery`` says which. Its connection is closed then, unless others send on it: they read
+        what is not waited for any more.
         """
         if not isinstance(message, Message):
             raise TypeError(
@@ -191,10 +193,6 @@ class BaseMailer(ABC):
                 mail.message, add_missing_headers=self._add_missing_headers
             )
         return await book.job_of_raw(mail.message)
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait between two attempts."""
-        await anyio.sleep(seconds)
 
     @abstractmethod
     async def _deliver(self, job: Job, ledger: Ledger) -> None:

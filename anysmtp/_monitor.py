@@ -53,7 +53,6 @@ class Monitor:
         self._observer = observer
         self.opened = 0
         self.failed = 0
-        self.closed = 0
         self.lost = 0
         self.retries = 0
         self.messages: dict[Outcome, int] = dict.fromkeys(_OUTCOMES, 0)
@@ -132,7 +131,7 @@ class Monitor:
                 )
             )
 
-    def again(self, reason: object) -> None:
+    def again(self, reason: str) -> None:
         """A message that was not sent goes over another connection."""
         _log.info("%s: %s", self._server, reason)
 
@@ -141,7 +140,6 @@ class Monitor:
 
     def gone(self, reason: str, since: Since, messages: int, *, is_lost: bool) -> None:
         """A connection is closed."""
-        self.closed += 1
         self.lost += is_lost
         level = logging.INFO if is_lost else logging.DEBUG
         _log.log(level, "connection to %s ended: %s", self._server, reason)
@@ -194,7 +192,7 @@ class Monitor:
         assert self._observer is not None
         try:
             self._observer(event)
-        except Exception:  # noqa: BLE001 - it looks on: what it does wrong costs no message
+        except Exception:  # noqa: BLE001 - the user's code raises anything, and costs no message
             _log.exception("the observer failed")
 
 

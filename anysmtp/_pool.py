@@ -67,16 +67,17 @@ class Claim(Generic[C]):
 
     def __init__(
         self,
-        holder: object,
         wake: Callable[[], None],
         number: int,
         *,
+        holder: object,
         is_fresh: bool,
         may_share: bool,
     ) -> None:
         self.holder = holder
-        self.asker = holder
-        """Who cannot go on before it is granted."""
+        """Who has it, if he may ask for another one meanwhile; else None."""
+        self.asker: object = None
+        """Who cannot go on before it is granted, where it was not granted at once."""
         self.wake = wake
         self.number = number
         self.is_fresh = is_fresh
@@ -163,28 +164,30 @@ class Pool(Generic[C]):
 
     def claim(
         self,
-        holder: object,
         wake: Callable[[], None],
+        asker: Callable[[], object],
         *,
+        holder: object = None,
         is_first: bool = False,
         is_fresh: bool = False,
         may_share: bool = False,
-        asker: object = None,
     ) -> Claim[C]:
         """Ask for a connection; ``is_first``, because it has waited before, in front of the others.
 
-        ``asker`` is who waits, if it is not who will have it. RuntimeError if everybody who has a
-        connection waits for another one, this asker included.
+        ``asker`` says who waits, if somebody has to. RuntimeError if everybody who has a connection
+        waits for another one, this asker included.
         """
         self._numbers += 1
         # In front of all that ask for the first time, and behind those that have asked again.
         number = self._numbers - _IN_FRONT if is_first else self._numbers
-        claim: Claim[C] = Claim(holder, wake, number, is_fresh=is_fresh, may_share=may_share)
-        if asker is not None:
-            claim.asker = asker
+        claim: Claim[C] = Claim(wake, number, holder=holder, is_fresh=is_fresh, may_share=may_share)
+        if self._idle and not self._waiting and not is_fresh:
+            self._give(claim, self._idle.pop())
+            return claim
+        claim.asker = asker()
         self._queue(claim)
         self._grant()
-        if not claim.is_granted and self._is_deadlocked():
+        if claim.slot is None and self._is_deadlocked():
             self._waiting.remove(claim)
             raise RuntimeError(
                 "this task holds the last connection and asks for another one: send on the "
@@ -251,9 +254,14 @@ class Pool(Generic[C]):
             self._not_before = now + self._pause
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
 
+    @property
+    def is_lowered(self) -> bool:
+        """Whether the server is asked for fewer connections than there might be."""
+        return self.allowed < self.capacity
+
     def took_message(self, now: float) -> None:
         """The server took a message: it may be asked for more connections, slowly."""
-        if self.allowed == self.capacity:
+        if not self.is_lowered:
             return
         self._taken += 1
         if self._taken >= self.allowed and now >= self._not_before:
@@ -277,7 +285,8 @@ class Pool(Generic[C]):
                 self._idle.append(slot)
             else:
                 self._slots.remove(slot)
-        self._grant()
+        if self._waiting:
+            self._grant()
 
     def withdraw(self, claim: Claim[C], now: float) -> None:
         """The caller went away before he used what he asked for."""
@@ -290,9 +299,11 @@ class Pool(Generic[C]):
 
     def expired(self, now: float) -> list[C]:
         """Take out the connections that were idle for too long; the caller closes them."""
-        if self._keepalive is None or not self._idle:
+        # The one that was used first stands in front.
+        idle, keepalive = self._idle, self._keepalive
+        if keepalive is None or not idle or now - idle[0].idle_since <= keepalive:
             return []
-        return self._take_out([s for s in self._idle if now - s.idle_since > self._keepalive])
+        return self._take_out([slot for slot in idle if now - slot.idle_since > keepalive])
 
     def drain(self) -> list[C]:
         """Take out all idle connections."""

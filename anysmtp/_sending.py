@@ -6,9 +6,9 @@ same: wait for the flight's replies, write the next one, until the envelope is s
 message, with whose end the next passenger may leave.
 
 An eager one is all in its first flight. It gives the turn back as soon as that is written, so that
-a window of them is on the way at once: as many as fit the buffers of a socket on either side, for
-then no write waits, and none can be torn by a cancellation while others have replies in front of
-it.
+a window of them is on the way at once: as many as the buffers of a socket take, as a rule, so that
+a write seldom waits. One that does, while others have replies in front of it, is shielded from
+cancellation for a moment, which does not tear it (see `_writing`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from ._clock import Clock
 from ._delivery import Ledger
 from ._envelope import Content, Job
 from ._protocol._commands import Command
-from ._protocol._session import Awaited
+from ._protocol._session import Awaited, Sink
 from ._protocol._transaction import (
     EAGER_SIZE,
     MAX_FLIGHT,
     Pipelining,
-    Sink,
     Transaction,
     needs_downgrade,
 )
@@ -36,7 +35,8 @@ from ._transfer import Body, send_body
 from ._turns import Turn
 from .errors import SMTPException, SMTPServerDisconnected
 
-# Octets of messages on the way, unanswered, on one connection: what a socket's buffers take.
+# Octets of messages on the way, unanswered, on one connection: what a socket's buffers take, as a
+# rule.
 WINDOW = 65536
 
 
@@ -133,14 +133,13 @@ class Sending:
         if needs_downgrade(self._content, extensions) and self._job.downgrade is not None:
             clock.stop()
             self._content = await self._job.downgrade()
-        while not self._has_room(channel):
-            head = channel.session.head
-            assert head is not None
-            await channel.read_up_to(head, turn)
+        while channel.session.awaited and not self._has_room(channel):
+            await channel.read_up_to(channel.session.awaited[0], turn)
         await channel.catch_up(turn)
         if channel.is_pooled and channel.is_worn:
             raise channel.worn_out()
-        await self._wait_for_pace(channel, clock)
+        if self._pace is not None:
+            await self._wait_for_pace(self._pace, channel, clock)
         is_behind = channel.is_owed_to_others(turn)
         self._plan(channel)
         flight = self._flight(turn)
@@ -149,13 +148,12 @@ class Sending:
             is_behind = is_behind or channel.is_owed_to_others(turn)
         await channel.write(flight, is_behind=is_behind)
 
-    async def _wait_for_pace(self, channel: Channel, clock: Clock) -> None:
+    async def _wait_for_pace(self, pace: Pace, channel: Channel, clock: Clock) -> None:
         """Wait until another message may begin; a connection may have died meanwhile."""
-        if self._pace is None:
-            return
         clock.stop()
+        self._ledger.phase = "waiting"
         is_alone = channel.session.is_quiet
-        if not await self._pace.begin(lambda: not is_alone or channel.looks_alive()):
+        if not await pace.begin(lambda: not is_alone or channel.looks_alive()):
             raise channel.worn_out()
         channel.check_open()
 
@@ -185,22 +183,22 @@ class Sending:
         assert channel is not None
         if self._last is None:
             channel.messages += 1
-        octets = self._content.size if transaction.is_eager else 0
-        last = len(flight) - 1
-        for number, (command, sink) in enumerate(flight):
-            self._last = channel.post(command, turn, sink, octets if number == last else 0)
         lines = [command.line for command, _ in flight]
         if transaction.is_eager:
+            octets = self._content.size
+            self._last = channel.post(flight, turn, octets)[-1]
             transaction.hand_over()
             self._ledger.bytes_sent = octets
             lines += self._content.chunks()
+        else:
+            self._last = channel.post(flight, turn)[-1]
         return b"".join(lines)
 
     async def _settle_envelope(self, transaction: Transaction, turn: Turn) -> None:
         """Wait for the first flight's replies, and write and wait for those that follow it."""
         channel = self._channel
         assert channel is not None
-        if not self.needs_turn:
+        if transaction.is_eager:
             await self._refill(turn)
         while True:
             assert self._last is not None
@@ -263,7 +261,7 @@ class Sending:
     def _has_room(self, channel: Channel) -> bool:
         """Whether what is on the way cannot fill either side's buffers (RFC 2920 section 3.1)."""
         session = channel.session
-        if session.head is None:
+        if not session.awaited:
             return True
         replies = min(len(self._job.recipients) + 3, MAX_FLIGHT)
         may_be_eager = self._pipelining == "eager" and self._content.size <= EAGER_SIZE

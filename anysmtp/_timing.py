@@ -28,16 +28,18 @@ class ReplyTimer:
     def update(self, first_waiting: Turn | None) -> None:
         """Start the clock for the reply that is next in line now, and only that clock."""
         session = self._session
-        head = session.head
-        if head is None or not head.written:
+        if not session.awaited or not (head := session.awaited[0]).written:
             return
-        turn = head.owner or next(session.owners, None) or first_waiting
+        owner = head.owner
+        if head is self._awaited and owner is self._turn and owner is not None:
+            return
+        turn = owner or next(session.owners, None) or first_waiting
         self.is_for_nobody = turn is None
         if (head is self._awaited and turn is self._turn) or not isinstance(turn, Turn):
             return
         last, self._awaited, self._turn = self._turn, head, turn
-        if last is not None and last.clock is not None and last.clock is not turn.clock:
+        clock = turn.clock
+        if last is not None and last.clock is not None and last.clock is not clock:
             last.clock.stop()
-        if turn.clock is not None:
-            seconds = seconds_for(self._timeouts, head.command.verb)
-            turn.clock.start(seconds, head.command.shown)
+        if clock is not None:
+            clock.start(seconds_for(self._timeouts, head.command.verb), head.command.shown)

@@ -65,15 +65,22 @@ async def send_body(
     await checkpoint_if_cancelled()
     turn = channel.speaker(clock)
     end = channel.begin_body(body.size, body.take_final)
-    outgoing = _Outgoing(channel, body, end, turn, take_along=take_along)
     if body.size > ONE_WRITE:
-        await outgoing.send_in_pieces()
+        await _InPieces(channel, body, end, turn, take_along=take_along).send()
+        return
+    wire = DotStuffer().stuff(b"".join(body.chunks)) + END
+    flights = _flights_behind(channel, body, end, turn, take_along=take_along)
+    if flights:
+        is_behind = _is_anybody_aboard(channel, flights, turn)
+        await channel.write(wire + flights, is_behind=is_behind)
     else:
-        await outgoing.send_at_once()
+        await channel.write(wire)
+    body.progress(body.size)
+    await channel.wait(end, turn)
 
 
-class _Outgoing:
-    """One body, from its first octet to the reply."""
+class _InPieces:
+    """A long body, from its first octet to the reply."""
 
     __slots__ = ("_body", "_channel", "_end", "_take_along", "_turn", "_written")
 
@@ -87,15 +94,7 @@ class _Outgoing:
         self._take_along = take_along
         self._written = Written()
 
-    async def send_at_once(self) -> None:
-        body, channel = self._body, self._channel
-        wire = b"".join([*map(DotStuffer().stuff, body.chunks), END])
-        flights = self._flights_behind()
-        await channel.write(wire + flights, is_behind=self._is_anybody_aboard(flights))
-        body.progress(body.size)
-        await channel.wait(self._end, self._turn)
-
-    async def send_in_pieces(self) -> None:
+    async def send(self) -> None:
         """Write it piece by piece, and listen at the same time."""
         channel, end = self._channel, self._end
         failures: list[SMTPException] = []
@@ -147,22 +146,27 @@ class _Outgoing:
             assert behind is not None
             await checkpoint_if_cancelled()
             last = stuff(behind) + END
-            flights = self._flights_behind()
-            if self._is_anybody_aboard(flights):
+            flights = _flights_behind(
+                channel, body, self._end, self._turn, take_along=self._take_along
+            )
+            if _is_anybody_aboard(channel, flights, self._turn):
                 await writer.send_shielded(last + flights, self._written)
             else:
                 await writer.send(last + flights)
                 self._written.is_done = True
             body.progress(len(behind))
 
-    def _flights_behind(self) -> bytes:
-        """The end of the message is about to leave; what may leave behind it."""
-        self._channel.end_body(self._end, self._turn)
-        self._body.hand_over()
-        return self._channel.take_along() if self._take_along else b""
 
-    def _is_anybody_aboard(self, flights: bytes) -> bool:
-        """Whether a write has the whole of somebody else's message in it."""
-        channel = self._channel
-        is_any = bool(flights) and channel.session.unanswered > 0
-        return is_any and channel.is_owed_to_others(self._turn)
+def _flights_behind(
+    channel: Channel, body: Body, end: Awaited, turn: Turn, *, take_along: bool
+) -> bytes:
+    """The end of the message is about to leave; what may leave behind it."""
+    channel.end_body(end, turn)
+    body.hand_over()
+    return channel.take_along() if take_along else b""
+
+
+def _is_anybody_aboard(channel: Channel, flights: bytes, turn: Turn) -> bool:
+    """Whether a write has the whole of somebody else's message in it."""
+    is_any = bool(flights) and channel.session.unanswered > 0
+    return is_any and channel.is_owed_to_others(turn)

@@ -130,6 +130,7 @@ class Turns:
         turn.has_boarded = True
         if self._waiting:
             self._waiting.popleft()
-        elif turn.on_boarding is not None:
+        else:
+            assert turn.on_boarding is not None
             turn.on_boarding()
         turn.wake()

@@ -48,6 +48,19 @@ class Writer:
         self._is_taken = False
         self._freed: anyio.Event | None = None
 
+    async def write(self, data: bytes, written: Written, *, is_shielded: bool) -> None:
+        """Write, once nobody else does."""
+        if self._is_taken:
+            await self._wait()
+        self._is_taken = True
+        try:
+            if is_shielded:
+                await self.send_shielded(data, written)
+            else:
+                await self.send(data)
+        finally:
+            self._release()
+
     async def send(self, data: bytes) -> None:
         """Write; the stream's errors are raised as ours."""
         try:
@@ -80,9 +93,7 @@ class Writer:
             raise failures[0]
 
     async def __aenter__(self) -> Self:
-        while self._is_taken:
-            self._freed = self._freed or anyio.Event()
-            await self._freed.wait()
+        await self._wait()
         self._is_taken = True
         return self
 
@@ -92,6 +103,14 @@ class Writer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._release()
+
+    async def _wait(self) -> None:
+        while self._is_taken:
+            self._freed = self._freed or anyio.Event()
+            await self._freed.wait()
+
+    def _release(self) -> None:
         self._is_taken = False
         if self._freed is not None:
             self._freed.set()

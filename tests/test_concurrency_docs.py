@@ -29,7 +29,8 @@ from anysmtp import (
     Limits,
     Mail,
     Retry,
-    _leases,
+    _crew,
+    _farewell,
     _many,
     _pool,
     _sending,
@@ -292,10 +293,10 @@ def test_the_numbers_of_the_page_are_those_of_the_code() -> None:
         "Not more than five are opened at once": _pool.OPENED_AT_ONCE == 5,
         "After ten seconds, doubled with each further refusal": _pool.FIRST_PAUSE == 10,
         "``read_ahead`` mails (100)": _many.READ_AHEAD == 100,
-        "4 MiB wait to be sent": _many._READ_AHEAD_OCTETS == 4 << 20,
+        "4 MiB wait to be sent": _crew.MOST_IN_LINE == 4 << 20,
         "a message of up to 32 KiB leaves together": EAGER_SIZE == 32 << 10,
         "up to 64 KiB of messages are on the way": _sending.WINDOW == 64 << 10,
         "is writing a message of more than 64 KiB": ONE_WRITE == 64 << 10,
-        "That takes two seconds at the most": _leases._QUIT_TIMEOUT == 2,
+        "That takes two seconds at the most": _farewell._QUIT_TIMEOUT == 2,
     }
     assert {words for words, is_so in said.items() if not is_so or words not in TEXT} == set()

@@ -470,6 +470,22 @@ async def test_in_many_messages_with_cancellations_none_is_mispaired(
         tally("exchanges of tasks that share an eager connection", crowd.exchanges)
 
 
+async def test_one_that_waits_for_room_behind_a_refused_chunk_is_sent_on_a_new_connection() -> None:
+    """Its recipients do not fit in one flight beside those of the message in front."""
+    recipients = [f"{number}@x.test" for number in range(80)]
+    script: Script = {".": ["550 5.7.1 No"]}
+    async with no_leaks(), eager_server(script) as server, eager_client(server) as smtp:
+        await smtp.connect()
+        server.hold()
+        async with Group() as group:
+            (first,) = await start(group, smtp, "0", recipients=recipients[:60])
+            (second,) = await start(group, smtp, "1", recipients=recipients)
+            await server.release()
+        assert isinstance(first.error, SMTPDataError)
+        assert second.has_its_reply
+    assert [record.verbs.count("BDAT") for record in server.connections] == [1, 1]
+
+
 # Beside messages that are not eager
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import FrozenInstanceError, fields
+from email.message import EmailMessage
 
 import pytest
 
-from anysmtp._envelope import Envelope, Mailbox, Receipt
+from anysmtp._envelope import Envelope, Mail, Mailbox, Receipt
 from anysmtp._reply import Reply
 from anysmtp.errors import SMTPRecipientsRefused
 
@@ -48,6 +49,11 @@ def test_what_it_raises_knows_who_has_the_message() -> None:
 def test_a_receipt_in_words() -> None:
     assert str(RECEIPT) == "h:25 accepted for 1: 250 ok"
     assert str(PARTIAL) == "h:25 accepted for 1, refused for 3: 250 ok"
+
+
+def test_the_repr_of_a_mail_says_its_key_and_nothing_of_the_message() -> None:
+    assert repr(Mail(b"secret")) == "<Mail bytes>"
+    assert repr(Mail(EmailMessage(), key="order 7")) == "<Mail 'order 7' EmailMessage>"
 
 
 def test_those_that_were_refused_for_now_may_be_tried_again() -> None:

@@ -539,6 +539,22 @@ async def test_waiting_for_the_rate_is_not_timed_and_a_delivery_says_that_it_wai
         assert house.seconds == pytest.approx(1000, abs=1)
 
 
+async def test_a_delivery_says_that_it_waits_for_the_rate_on_a_new_connection_too() -> None:
+    delivery: Delivery[None] = Delivery()
+    async with House() as house, client(house, 2, rate=(1, 1000)) as smtp:
+        await send(smtp, 0)
+        async with smtp.connection(), anyio.create_task_group() as group:
+
+            async def wait() -> None:
+                await send(smtp, 1, delivery=delivery)
+
+            group.start_soon(wait)
+            await anyio.sleep(1)
+            assert house.served == 2
+            assert delivery.phase == "waiting"
+            group.cancel_scope.cancel()
+
+
 # A server that lets in fewer
 
 

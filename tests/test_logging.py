@@ -119,6 +119,18 @@ async def test_the_wire_is_traced_at_debug_in_both_directions(
     assert {record.name for record in caplog.records} == {"anysmtp.wire"}
 
 
+async def test_an_eager_message_is_traced_by_its_size_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "anysmtp.wire")
+    server = ScriptedServer(keywords=["PIPELINING", "CHUNKING"])
+    async with server, on_memory(server, pipelining="eager") as smtp:
+        await deliver(smtp)
+    written = [record.getMessage() for record in caplog.records if " > " in record.getMessage()]
+    where = "mail.example.test:25"
+    assert written[-3:-1] == [f"{where} > BDAT 25 LAST", f"{where} > (a message of 25 octets)"]
+
+
 async def test_nothing_is_traced_unless_somebody_wants_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -150,6 +150,24 @@ async def test_each_has_its_own_error_with_its_own_delivery() -> None:
         assert "secret" not in str(error)
 
 
+async def test_the_error_of_who_sends_nothing_has_nobody_s_delivery() -> None:
+    """Those who wait learn of a login that failed after the message that wanted it has ended."""
+    errors: dict[Use, SMTPException] = {}
+
+    async with Gate([WRONG]) as gate, anyio.create_task_group() as group:
+
+        async def one(use: Use) -> None:
+            with pytest.raises(SMTPAuthenticationError) as caught:
+                await use(gate.client, Delivery(key=0))
+            errors[use] = caught.value
+
+        for use in (send, connect, borrow):
+            group.start_soon(one, use)
+            await anyio.wait_all_tasks_blocked()
+    assert errors[send].delivery is not None
+    assert [errors[use].delivery for use in (connect, borrow)] == [None, None]
+
+
 async def test_a_later_call_tries_once_again() -> None:
     async with Gate([WRONG] * 3) as gate:
         for number in range(1, 4):

@@ -303,13 +303,15 @@ async def test_memory_does_not_grow_with_the_number_of_messages() -> None:
 
 
 class _Once(EmailPolicy):
-    """Can write a message once."""
+    """Can write a message once, and raises the error after that."""
+
+    error: Exception = ValueError("not again")
 
     def fold_binary(self, name: str, value: Any) -> bytes:
         if name == "Subject":
             _Once.times += 1
             if _Once.times > 1:
-                raise ValueError("not again")
+                raise self.error
         return super().fold_binary(name, value)
 
     times = 0
@@ -376,14 +378,28 @@ async def test_a_bad_message_ends_in_its_delivery(
     assert sorted(subjects(server.messages)) == ["0", "2"]
 
 
-async def test_a_message_that_cannot_be_written_in_7bit_ends_in_its_delivery() -> None:
-    bad = EmailMessage(policy=_Once())
+def _not_in_7bit(**policy: Any) -> EmailMessage:
+    bad = EmailMessage(policy=_Once(**policy))
     bad["From"], bad["To"], bad["Subject"] = SENDER, "b@x.test", "once"
     bad.set_content("ü", cte="8bit")
     _Once.times = 0
+    return bad
+
+
+async def test_a_message_that_cannot_be_written_in_7bit_ends_in_its_delivery() -> None:
     async with ScriptedServer(keywords=["PIPELINING"]) as server, on_memory(server) as smtp:
-        deliveries = await send_all(smtp, [mail(0), bad, mail(2)])
+        deliveries = await send_all(smtp, [mail(0), _not_in_7bit(), mail(2)])
     assert outcomes(deliveries) == {0: "accepted", None: "not_sent", 2: "accepted"}
+
+
+async def test_an_error_that_nobody_foresaw_leaves_the_block_as_it_is() -> None:
+    found: list[Delivery[Any]] = []
+    bad = _not_in_7bit(error=ZeroDivisionError())
+    async with ScriptedServer(keywords=["PIPELINING"]) as server, on_memory(server) as smtp:
+        with pytest.raises(ZeroDivisionError):
+            await send_all(smtp, [mail(0), bad], found)
+        assert smtp.statistics().messages_not_sent == 1
+        assert outcomes(await send_all(smtp, [mail(2)])) == {2: "accepted"}
 
 
 REFUSALS: dict[str, tuple[str, type[SMTPException]]] = {

@@ -5,7 +5,6 @@ given back.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import pytest
@@ -36,8 +35,9 @@ def ask(
     """A claim that writes its holder down when it is granted."""
     granted = [] if woken is None else woken
     return pool.claim(
-        holder,
         lambda: granted.append(holder),
+        lambda: holder,
+        holder=holder,
         is_first=is_first,
         is_fresh=is_fresh,
         may_share=may_share,
@@ -657,9 +657,15 @@ class PoolMachine(RuleBasedStateMachine):
         if any(wish.holder == holder for wish in (*self.line, *self.opening)):
             return
         number = self.new_number()
-        ask = partial(self.pool.claim, holder, lambda: self.woken.append(number))
         try:
-            claim = ask(is_first=first, is_fresh=fresh, may_share=share)
+            claim = self.pool.claim(
+                lambda: self.woken.append(number),
+                lambda: holder,
+                holder=holder,
+                is_first=first,
+                is_fresh=fresh,
+                may_share=share,
+            )
         except RuntimeError:
             assert number not in self.woken
             assert self.served

@@ -466,6 +466,7 @@ async def test_a_delivery_says_what_it_knows_while_it_waits() -> None:
         group.start_soon(send)
         await anyio.sleep(10)
         assert delivery.outcome is None
+        assert delivery.phase == "waiting"
         assert list(delivery.accepted) == [B]
         assert delivery.retry_recipients == (C,)
         with pytest.raises(RuntimeError, match="has not ended"):

@@ -22,6 +22,7 @@ from anyio.streams.tls import TLSStream
 from anysmtp import (
     SMTP,
     Delivery,
+    Limits,
     SMTPDataError,
     SMTPException,
     SMTPRecipientsRefused,
@@ -411,3 +412,16 @@ async def test_a_message_on_tcp_after_the_server_went_away_is_sent_on_a_fresh_co
         await server.hang_up()
         await smtp.sendmail(SENDER, RECIPIENTS, b"two\r\n")
     assert [received.data for received in server.messages] == [b"one\r\n", b"two\r\n"]
+
+
+async def test_a_connection_that_ends_while_the_rate_is_waited_for_costs_no_message() -> None:
+    async with no_leaks(), ScriptedServer() as server:
+        limits = Limits(max_connections=1, rate=(1, 0.2))
+        async with await on_tcp(server, limits=limits) as smtp:
+            await deliver(smtp)
+            async with anyio.create_task_group() as group:
+                group.start_soon(deliver, smtp)
+                await anyio.wait_all_tasks_blocked()
+                await server.hang_up()
+        assert len(server.messages) == 2
+        assert len(server.connections) == 2

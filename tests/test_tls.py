@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from anyio.streams.tls import TLSAttribute
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from anysmtp import SMTP, Limits, SMTPTLSError, TLSInfo
 from anysmtp.events import Event, TLSEvent
@@ -43,11 +45,9 @@ def options_of(certificates: Certificates, mode: str) -> dict[str, Any]:
 
 
 def fingerprint(certificates: Certificates) -> str:
-    pem = certificates.server_file.read_text().partition("-----BEGIN CERTIFICATE")[1:]
-    der = ssl.PEM_cert_to_DER_cert(
-        "".join(pem).partition("-----END CERTIFICATE-----")[0] + _PEM_END
-    )
-    return f"sha256:{hashlib.sha256(der).hexdigest()}"
+    """The server's, by other means."""
+    certificate = x509.load_pem_x509_certificate(certificates.server_file.read_bytes())
+    return f"sha256:{certificate.fingerprint(hashes.SHA256()).hex()}"
 
 
 OTHER = "sha256:" + "ab" * 32

@@ -23,12 +23,15 @@ _MAX_PARAMETERS = 1500
 # RFC 4954 section 4: 12288 octets of base64 for a response.
 _MAX_RESPONSE = 12288
 
+_ROWS = _states.ROWS
+_OTHER = _ROWS["other"]
+
 
 class Command:
     """One command line.
 
-    ``row`` is the verb's name in the state tables; ``shown`` is the line for people and logs, which
-    an ``is_secret`` command must give.
+    ``row`` is what the state tables say of the verb; ``shown`` is the line for people and logs,
+    which an ``is_secret`` command must give.
     """
 
     __slots__ = ("is_secret", "line", "row", "shown", "verb")
@@ -46,7 +49,7 @@ class Command:
         self.verb = verb or text.partition(" ")[0].upper()
         if not self.verb:
             raise ValueError(f"a command starts with its verb, not {text!r}")
-        self.row = self.verb if self.verb in _states.VERBS else "other"
+        self.row = _ROWS.get(self.verb, _OTHER)
         self.is_secret = is_secret
         self.shown = shown or text
         try:

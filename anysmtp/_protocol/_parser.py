@@ -31,14 +31,18 @@ _ONE_LINE = re.compile(rb"([2-5][0-9][0-9]) ([^\r\n]{0,512})\r\n")
 MAX_LINE = 12294
 # An EHLO reply has some twenty lines, HELP a hundred.
 MAX_LINES = 1000
+_TOO_LONG = f"a line of a reply is longer than {MAX_LINE} octets"
 # What one reply may hold in memory.
 MAX_REPLY = 65536
+# How many replies of one line are kept, to be handed out again: a server has a few for the most
+# part of what it says, and they are in the first message.
+_KNOWN = 64
 
 
 class ReplyParser:
     """Collects bytes and hands out replies; every size is bounded."""
 
-    __slots__ = ("_buffer", "_code", "_lines", "_position", "_size")
+    __slots__ = ("_buffer", "_code", "_known", "_lines", "_position", "_size")
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -46,6 +50,7 @@ class ReplyParser:
         self._code = 0
         self._lines: list[str] = []
         self._size = 0
+        self._known: dict[bytes, Reply] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -62,26 +67,35 @@ class ReplyParser:
 
         SMTPProtocolError if the bytes are no reply, or a larger one than is acceptable.
         """
-        if not self._lines and (found := _ONE_LINE.match(self._buffer, self._position)):
-            self._position = found.end()
-            code, text = found.groups()
-            return Reply(int(code), (text.decode("utf-8", "surrogateescape"),))
-        while (line := self._next_line()) is not None:
-            if self._take_line(line):
+        start = self._position
+        end = self._buffer.find(b"\n", start) + 1
+        while end:
+            line = self._buffer[start:end]
+            self._position = end
+            if not self._lines and (reply := self._known.get(line) or self._one_line(line)):
+                return reply
+            if len(line) > MAX_LINE:
+                raise SMTPProtocolError(_TOO_LONG)
+            if self._take_line(line[:-1].removesuffix(b"\r")):
                 reply = Reply(self._code, self._lines)
                 self._lines, self._size = [], 0
                 return reply
+            start = end
+            end = self._buffer.find(b"\n", start) + 1
+        if len(self._buffer) - start >= MAX_LINE:
+            raise SMTPProtocolError(_TOO_LONG)
         return None
 
-    def _next_line(self) -> bytes | None:
-        start = self._position
-        end = self._buffer.find(b"\n", start, start + MAX_LINE)
-        if end < 0:
-            if len(self._buffer) - start >= MAX_LINE:
-                raise SMTPProtocolError(f"a line of a reply is longer than {MAX_LINE} octets")
+    def _one_line(self, line: bytes) -> Reply | None:
+        """What most replies are."""
+        found = _ONE_LINE.fullmatch(line)
+        if found is None:
             return None
-        self._position = end + 1
-        return self._buffer[start:end].removesuffix(b"\r")
+        code, text = found.groups()
+        reply = Reply(int(code), (text.decode("utf-8", "surrogateescape"),))
+        if len(self._known) < _KNOWN:
+            self._known[line] = reply
+        return reply
 
     def _take_line(self, line: bytes) -> bool:
         """Add a line to the reply in progress; True if it is the last one."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 from .._reply import Reply
 from ..errors import SMTPProtocolError
@@ -27,6 +28,8 @@ from . import _commands, _states
 from ._commands import Command
 from ._extensions import Extensions
 from ._parser import ReplyParser
+
+Sink: TypeAlias = Callable[[Reply], None]
 
 # The phases in which what is written next is no command.
 _IN_THE_MIDDLE = ("body", "auth")
@@ -40,7 +43,7 @@ class Awaited:
     def __init__(
         self,
         command: Command,
-        sink: Callable[[Reply], None] | None,
+        sink: Sink | None,
         owner: object,
         octets: int,
     ) -> None:
@@ -63,14 +66,13 @@ class Awaited:
         """The reply for people and logs, by lines. A challenge is not shown: servers may repeat in
         it what they were told."""
         assert self.reply is not None
-        if self.command.verb in _states.CHALLENGED and self.reply.is_intermediate:
+        if self.command.row.is_challenged and self.reply.is_intermediate:
             return [f"{self.reply.code} ***"]
         return self.reply.written()
 
     def is_success(self, reply: Reply) -> bool:
         """Whether this reply would say yes: by its first digit (RFC 5321 section 4.2.1)."""
-        expected = _states.SUCCESS.get(self.command.verb, _states.DEFAULT_SUCCESS)
-        return reply.code // 100 == expected
+        return reply.code // 100 == self.command.row.success
 
 
 class Session:
@@ -78,10 +80,10 @@ class Session:
 
     __slots__ = (
         "_ahead",
-        "_awaited",
         "_mails",
         "_parser",
         "_phase",
+        "awaited",
         "blamed",
         "broken",
         "domains",
@@ -95,13 +97,13 @@ class Session:
 
     def __init__(self) -> None:
         self._parser = ReplyParser()
-        self._awaited: deque[Awaited] = deque()
+        self.awaited: deque[Awaited] = deque()
+        """The commands whose replies are owed by the server, in their order."""
         self._phase: _states.Phase = "connected"
         self._ahead: _states.Phase = "connected"  # once all that is awaited has succeeded
         self._mails = 0  # how many of those awaited are MAIL
         self.unanswered = 0
         """Octets of messages that were written with commands whose replies have not come."""
-        self._await(_commands.GREETING, None, None, 0)
         self.blamed: Awaited | None = None
         """Whose reply was next when the last one was looked for."""
         self.extensions = Extensions()
@@ -117,6 +119,7 @@ class Session:
         """The domains of recipients so far, where the server limits their number (RFC 9422)."""
         self.refused_in_a_row = 0
         """Transactions for which the server took no recipient, since it last took one."""
+        self.send(_commands.GREETING)
 
     @property
     def phase(self) -> _states.Phase:
@@ -126,50 +129,49 @@ class Session:
     @property
     def head(self) -> Awaited | None:
         """The command whose reply is next in line."""
-        return self._awaited[0] if self._awaited else None
+        return self.awaited[0] if self.awaited else None
 
     @property
     def last(self) -> Awaited | None:
         """The command whose reply will be the last of those that are awaited."""
-        return self._awaited[-1] if self._awaited else None
-
-    @property
-    def may_be_followed_now(self) -> bool:
-        """Whether another command may be sent before the last one's reply (RFC 2920)."""
-        last = self.last
-        if last is None:
-            return True
-        return self.extensions.pipelining and last.command.verb in _states.MAY_BE_FOLLOWED
+        return self.awaited[-1] if self.awaited else None
 
     @property
     def awaits(self) -> int:
         """How many replies are owed by the server."""
-        return len(self._awaited)
+        return len(self.awaited)
+
+    @property
+    def may_be_followed_now(self) -> bool:
+        """Whether another command may be sent before the last one's reply (RFC 2920)."""
+        if not self.awaited:
+            return True
+        return self.extensions.pipelining and self.awaited[-1].command.row.may_be_followed
 
     @property
     def owners(self) -> Iterator[object]:
         """Who waits, in the order of the replies; one who waits for several is named for each."""
-        return (awaited.owner for awaited in self._awaited if awaited.owner is not None)
+        return (awaited.owner for awaited in self.awaited if awaited.owner is not None)
 
     @property
     def is_quiet(self) -> bool:
         """Whether the session is between two commands, with nothing owed by either side."""
-        is_in_the_middle = self._awaited or self._phase in _IN_THE_MIDDLE
+        is_in_the_middle = self.awaited or self._phase in _IN_THE_MIDDLE
         return not is_in_the_middle and self._parser.is_empty
 
     @property
     def can_be_followed(self) -> bool:
         """Whether the session will be between two commands once all that is awaited has come,
         whatever it says."""
-        if not self._awaited:
+        if not self.awaited:
             return self._phase not in _IN_THE_MIDDLE
-        last = self._awaited[-1]
-        return last.written and last.command.verb not in _states.ASKS_FOR_MORE
+        last = self.awaited[-1]
+        return last.written and not last.command.row.asks_for_more
 
     def send(
         self,
         command: Command,
-        sink: Callable[[Reply], None] | None = None,
+        sink: Sink | None = None,
         owner: object = None,
         octets: int = 0,
     ) -> Awaited:
@@ -177,10 +179,29 @@ class Session:
 
         RuntimeError if the command cannot be sent now; then nothing has changed.
         """
-        self._check(command)
-        return self._await(command, sink, owner, octets)
+        queue, row = self.awaited, command.row
+        if queue:
+            if not queue[-1].command.row.may_be_followed:
+                raise RuntimeError(f"{command.verb} before the reply to {queue[-1].command.verb}")
+        else:
+            self._ahead = self._phase
+        if self.broken or self.goodbye:
+            raise RuntimeError(f"{command.verb} on a connection that is closed")
+        reached = _states.NEXT[self._ahead].get(row.name)
+        if reached is None:
+            raise RuntimeError(
+                f"{command.verb} is not possible now: the session is in {self._ahead!r}"
+            )
+        self._ahead = reached
+        if row.opens:
+            self._mails += 1
+            self.may_have_transaction = True
+        awaited = Awaited(command, sink, owner, octets)
+        queue.append(awaited)
+        self.unanswered += octets
+        return awaited
 
-    def begin_body(self, sink: Callable[[Reply], None], owner: object = None) -> Awaited:
+    def begin_body(self, sink: Sink, owner: object = None) -> Awaited:
         """The message goes out from here on; a refusal may come before its end does.
 
         The caller sets ``written`` before it writes the end.
@@ -191,7 +212,7 @@ class Session:
 
     def forsake(self, owner: object) -> None:
         """This owner waits no more: what he awaits is read for those behind him."""
-        for awaited in self._awaited:
+        for awaited in self.awaited:
             if awaited.owner is owner:
                 awaited.owner = None
 
@@ -204,19 +225,25 @@ class Session:
         SMTPProtocolError if what was received is no reply, or not one to this command: the one
         that `blamed` is then.
         """
-        awaits = self._awaited
-        self.blamed = awaits[0] if awaits else None
+        queue = self.awaited
+        self.blamed = queue[0] if queue else None
         if self.out_of_step or (reply := self._parser.next_reply()) is None:
             return None
         if reply.code == 421:
             self.goodbye = reply
-        if not awaits:
+        if not queue:
             if reply.code != 421:
                 raise SMTPProtocolError("a reply to no command", reply=reply)
             return None
-        awaited = awaits.popleft()
+        awaited = queue.popleft()
         self.unanswered -= awaited.octets
-        self._follow(awaited, reply)
+        row = awaited.command.row
+        if row.opens:
+            self._mails -= 1
+        if reply.code // 100 == row.success:
+            self._succeed(awaited, row, reply)
+        else:
+            self._fail(awaited, row, reply)
         awaited.reply = reply
         if awaited.sink is not None:
             awaited.sink(reply)
@@ -226,46 +253,24 @@ class Session:
         """TLS was put on: what was known from before is forgotten (RFC 3207 section 4.2)."""
         self.extensions = Extensions()
 
-    def _check(self, command: Command) -> None:
-        if self.broken or self.goodbye:
-            raise RuntimeError(f"{command.verb} on a connection that is closed")
-        if self._awaited:
-            last = self._awaited[-1].command.verb
-            if last not in _states.MAY_BE_FOLLOWED:
-                raise RuntimeError(f"{command.verb} before the reply to {last}")
-        else:
-            self._ahead = self._phase
-        if command.row not in _states.NEXT[self._ahead]:
-            raise RuntimeError(
-                f"{command.verb} is not possible now: the session is in {self._ahead!r}"
-            )
+    def _succeed(self, awaited: Awaited, row: _states.Row, reply: Reply) -> None:
+        """Move the phase as a yes says."""
+        if not awaited.written:
+            raise SMTPProtocolError("accepted before the end of the message", reply=reply)
+        # Behind a refused MAIL a server may still say yes to RCPT: the phase stays.
+        phase = self._phase
+        self._phase = row.always_reached or _states.NEXT[phase].get(row.name, phase)
+        if row.ends:
+            # The next transaction may have been opened in the same flight.
+            self.may_have_transaction = self._mails > 0
+        if row.changes_extensions:
+            self.extensions = Extensions(reply) if row.name == "EHLO" else Extensions()
 
-    def _await(
-        self,
-        command: Command,
-        sink: Callable[[Reply], None] | None,
-        owner: object,
-        octets: int,
-    ) -> Awaited:
-        awaited = Awaited(command, sink, owner, octets)
-        self._ahead = _states.NEXT[self._ahead][command.row]
-        self._awaited.append(awaited)
-        self.unanswered += octets
-        if command.row in _states.OPENS_TRANSACTION:
-            self._mails += 1
-            self.may_have_transaction = True
-        return awaited
-
-    def _follow(self, awaited: Awaited, reply: Reply) -> None:
-        """Move the phase as the reply says."""
-        row = awaited.command.row
-        if row in _states.OPENS_TRANSACTION:
-            self._mails -= 1
-        if awaited.is_success(reply):
-            self._succeed(awaited, row, reply)
-        elif row in _states.CHALLENGED and reply.is_intermediate:
+    def _fail(self, awaited: Awaited, row: _states.Row, reply: Reply) -> None:
+        """Move the phase as anything but a yes says."""
+        if row.is_challenged and reply.is_intermediate:
             self._phase = "auth"
-        elif reply.code < 400 and row != "other":
+        elif reply.code < 400 and row.name != "other":
             raise SMTPProtocolError(
                 f"not a reply to {awaited.command.shown}",
                 reply=reply,
@@ -273,20 +278,6 @@ class Session:
             )
         elif self._phase in ("body", "auth"):
             self._phase = "ready"
-        elif row in _states.CHUNKS and self._phase in ("rcpt", "chunks"):
+        elif row.is_chunk and self._phase in ("rcpt", "chunks"):
             # Without a recipient the refusal is about that, and the chunk was read.
             self.out_of_step = reply.code in _states.READS_CHUNKS_AS_COMMANDS
-
-    def _succeed(self, awaited: Awaited, row: str, reply: Reply) -> None:
-        if not awaited.written:
-            raise SMTPProtocolError("accepted before the end of the message", reply=reply)
-        # Behind a refused MAIL a server may still say yes to RCPT: the phase stays.
-        reached = _states.NEXT[self._phase].get(row, self._phase)
-        self._phase = _states.ALWAYS_REACHED.get(row, reached)
-        if row in _states.ENDS_TRANSACTION:
-            # The next transaction may have been opened in the same flight.
-            self.may_have_transaction = self._mails > 0
-        if row == "EHLO":
-            self.extensions = Extensions(reply)
-        elif row == "HELO":
-            self.extensions = Extensions()

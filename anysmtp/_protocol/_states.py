@@ -26,6 +26,7 @@ A missing cell is an error: `NEXT[phase]` has no entry for a verb that cannot be
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Phase: TypeAlias = Literal[
@@ -92,4 +93,37 @@ ENDS_TRANSACTION = frozenset({"RSET", "EHLO", "HELO", ".", "BDAT LAST", "STARTTL
 # behind that answers something else.
 READS_CHUNKS_AS_COMMANDS = frozenset({500, 501, 502, 503, 504, 552})
 
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """What the tables say of one verb, together: it is asked for with each command and reply."""
+
+    name: str
+    success: int
+    may_be_followed: bool
+    asks_for_more: bool
+    is_challenged: bool
+    is_chunk: bool
+    opens: bool
+    ends: bool
+    always_reached: Phase | None
+    changes_extensions: bool
+
+
+def _of(name: str) -> Row:
+    return Row(
+        name=name,
+        success=SUCCESS.get(name, DEFAULT_SUCCESS),
+        may_be_followed=name in MAY_BE_FOLLOWED,
+        asks_for_more=name in ASKS_FOR_MORE,
+        is_challenged=name in CHALLENGED,
+        is_chunk=name in CHUNKS,
+        opens=name in OPENS_TRANSACTION,
+        ends=name in ENDS_TRANSACTION,
+        always_reached=ALWAYS_REACHED.get(name),
+        changes_extensions=name in ("EHLO", "HELO"),
+    )
+
+
 VERBS = frozenset(verb for row in NEXT.values() for verb in row)
+ROWS: Mapping[str, Row] = {verb: _of(verb) for verb in VERBS}

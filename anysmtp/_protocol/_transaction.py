@@ -37,7 +37,7 @@ for a next one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from .._delivery import Ledger, Outcome
@@ -56,10 +56,10 @@ from ..errors import (
 from . import _commands
 from ._commands import Command
 from ._extensions import Extensions
+from ._session import Sink
 
 End: TypeAlias = Literal["message", "lone dot", "hang up", "nothing"]
 Pipelining: TypeAlias = Literal["auto", "eager", "off"]
-Sink: TypeAlias = Callable[[Reply], None]
 
 # Unread replies of 512 octets must fit the 64 KiB that a socket takes at the least, or client and
 # server both wait for the other to read (RFC 2920 section 3.1).
@@ -318,12 +318,10 @@ class Transaction:
             self._ledger.learn(keys, "refused", reply)
 
     def _take_back(self) -> None:
-        if not self._is_late or self._is_handed_over:
-            self._ledger.take_back(recipient.given for recipient in self._recipients)
+        self._ledger.take_back(recipient.given for recipient in self._recipients)
 
     def _leave_over(self, too_many: Sequence[str]) -> None:
-        if not self._is_late:
-            self._ledger.left_over = (*too_many, *self._rest)
+        self._ledger.left_over = (*too_many, *self._rest)
 
     def _hang_up(self, reply: Reply, command: str) -> None:
         """The server ends the session: what it has not refused by name was not sent.

@@ -66,7 +66,8 @@ class Conversation:
     """A transaction that is run through a session, as a channel runs it.
 
     ``offers`` are the server's EHLO lines. ``answer`` says what it answers to a command; it may
-    raise Lost. With ``early`` the reply to the message comes while that is still going out.
+    raise Lost. With ``early`` the reply to the message comes while that is still going out. With
+    ``gives_up`` the send ends before the first flight is answered.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Conversation:
         *,
         offers: str | Sequence[str] = "PIPELINING",
         early: bool = False,
+        gives_up: bool = False,
         reset_first: bool = False,
         **options: Any,
     ) -> None:
@@ -83,6 +85,7 @@ class Conversation:
         self._answer = server({}, [offers] if isinstance(offers, str) else offers)
         self._said: set[Reply] = set()
         self._early = early
+        self._gives_up = gives_up
         self._keys = {path: r.given for r in job.recipients for path in (r.utf8, r.ascii)}
         self._taken: list[str] = []
         self._handed_over: tuple[str, ...] = ()
@@ -112,8 +115,12 @@ class Conversation:
                 self.session.send(command, sink)
             if transaction.is_eager:
                 self._hand_over()
+            if self._gives_up:
+                self.ledger.finish(SMTPException("given up"))
             for command, _ in flight:
                 self._hear(command.shown)
+            if self._gives_up:
+                return
         if self.session.goodbye is None:
             self._finish()
 
@@ -853,6 +860,33 @@ def test_only_octets_above_127_need_a_downgrade(
     content: Content, offers: list[str], needed: bool
 ) -> None:
     assert needs_downgrade(content, Extensions(Reply(250, ["x", *offers]))) is needed
+
+
+@pytest.mark.parametrize(
+    ("codes", "b", "c"),
+    [
+        ({}, ("accepted", 250), ("accepted", 250)),
+        ({B: 550}, ("refused", 550), ("accepted", 250)),
+        ({BDAT: 451}, ("refused", 451), ("refused", 451)),
+        ({"MAIL": 550, "RCPT": 503, BDAT: 503}, ("refused", 550), ("refused", 550)),
+        ({"MAIL": 421, "RCPT": 421, BDAT: 421}, ("not_sent", None), ("not_sent", None)),
+    ],
+)
+def test_what_is_answered_after_the_end_of_an_eager_send_ends_its_doubt(
+    codes: dict[str, int], b: object, c: object
+) -> None:
+    conversation = talk(job(), codes, gives_up=True, **EAGER)
+    assert conversation.facts() == {"b@x": b, "c@x": c}
+    assert conversation.ledger.phase == "done"
+
+
+@pytest.mark.parametrize("codes", [{}, {"MAIL": 550}, {B: 550}, {"MAIL": 421}, {"DATA": 451}])
+def test_an_envelope_that_is_answered_after_the_end_of_its_send_changes_nothing(
+    codes: dict[str, int],
+) -> None:
+    conversation = talk(job(), codes, gives_up=True)
+    assert conversation.facts() == {"b@x": ("not_sent", None), "c@x": ("not_sent", None)}
+    assert conversation.left_over == ()
 
 
 CODES = st.sampled_from([200, 250, 251, 334, 354, 421, 450, 452, 500, 503, 550, 554])

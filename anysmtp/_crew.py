@@ -1,0 +1,407 @@
+"""The workers of one `SMTP.send_many`: they send what is in line over several connections.
+
+Theory of operation. *Workers*, as many as connections at most, each take a lease and send what is
+in line one after another on it: the next message boards with the end of the one before (see
+`_turns`), so that a message costs one round trip, and no task has to be woken for it. One lease of
+a worker is a *conveyor*; it ends when somebody else waits for a connection.
+
+A message leaves the line for a conveyor, and then its transaction has ended: it is given back to
+the `Outlet`, or is in line again, in front, or *sleeps* until it is tried again. Workers never
+raise what is wrong with a message or a server. One that gets no connection may *rest*, and nobody
+tries to connect meanwhile; if that is of no use either the crew is *stuck*: nothing more is begun,
+and its `failure` is there once what was under way has ended.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from copy import copy
+from functools import partial
+from typing import Any, Protocol, cast
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ._attempts import Attempts
+from ._bell import Bell
+from ._channel import Channel
+from ._delivery import Delivery
+from ._envelope import Job
+from ._leases import Again, Leases
+from ._lifecycle import Call, Lifecycle
+from ._mailer import Book
+from ._pool import Claim
+from ._sending import Sending
+from ._tasks import task_id
+from ._turns import Turn
+from .errors import SMTPException
+
+# Octets of serialised messages in line beyond which it is full.
+MOST_IN_LINE = 4 * 1024 * 1024
+
+
+class Item:
+    """One mail on its way."""
+
+    __slots__ = (
+        "again",
+        "attempts",
+        "book",
+        "delivery",
+        "number",
+        "sending",
+        "turn",
+    )
+
+    def __init__(self, number: int, delivery: Delivery[Any]) -> None:
+        self.number = number
+        self.delivery = delivery
+        self.again: Again | None = None
+        # Set by those who bring it on its way: the one who pulled it, and a worker.
+        self.book: Book
+        self.attempts: Attempts
+        self.sending: Sending
+        self.turn: Turn
+
+    @property
+    def job(self) -> Job:
+        return self.attempts.job
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anybody has it, may have it, or was refused: its delivery must come out then."""
+        ledger = self.book.ledger
+        return any(ledger.keys(outcome) for outcome in ("accepted", "refused", "in_doubt"))
+
+    def end(self, error: BaseException) -> None:
+        """Its send ends with this error, or with this cancellation."""
+        self.book.__exit__(type(error), error, None)
+
+
+class Outlet(Protocol):
+    """Where those come out whose delivery has ended."""
+
+    def put(self, item: Item) -> None: ...
+
+    def ring(self) -> None:
+        """A worker has left, or the crew is stuck: perhaps no other one will come out."""
+        ...
+
+
+class Crew:
+    """Those who send what is put in line."""
+
+    def __init__(self, leases: Leases, life: Lifecycle, group: TaskGroup, outlet: Outlet) -> None:
+        self.failure: Exception | None = None
+        """Why there is no connection to be had, once there is none."""
+        self.is_line_full = False
+        """Whether no other mail is to be taken, until a half of those in line have left it."""
+        self._octets_in_line = 0
+        self.room = Bell()
+        """Rings when a full line has room again, and when nothing more will leave it."""
+        self._leases = leases
+        self._life = life
+        self._group = group
+        self._outlet = outlet
+        self._line: deque[Item] = deque()
+        self._workers = 0
+        self._starting: set[anyio.CancelScope] = set()
+        self._sleeping: set[Item] = set()
+        self._resting = 0  # how many attempts to connect are waited for
+        # Who has a connection for himself does not give it back before this has ended.
+        task = task_id()
+        self._asker = task if leases.pool.is_held_by(task) else None
+
+    @property
+    def is_stuck(self) -> bool:
+        return self.failure is not None
+
+    @property
+    def is_at_work(self) -> bool:
+        return self._workers > 0
+
+    def put_in_line(self, item: Item) -> None:
+        self._line.append(item)
+        self._count_in(item)
+        self._hire()
+
+    def _count_in(self, item: Item) -> None:
+        self._octets_in_line += item.job.content.size
+        self.is_line_full = self.is_line_full or self._octets_in_line > MOST_IN_LINE
+
+    def _hire(self) -> None:
+        """One worker for each that is in line, as far as there are connections for them."""
+        most = min(self._leases.settings.limits.max_connections, self._workers + len(self._line))
+        while self._may_begin() and self._workers < most:
+            self._workers += 1
+            self._group.start_soon(self._work)
+
+    def _may_begin(self) -> bool:
+        return bool(self._line) and not self.is_stuck and not self._resting
+
+    async def _work(self) -> None:
+        """Send what is in line, until nothing is."""
+        try:
+            while self._may_begin():
+                await self._serve(self.leave_line())
+        finally:
+            self._workers -= 1
+            self._outlet.ring()
+
+    async def _serve(self, first: Item) -> None:
+        """Send a message over a connection, and whatever can follow it there."""
+        aboard = deque([first])
+        conveyor = _Conveyor(self, self._leases, aboard, self._asker)
+        scope = anyio.CancelScope()
+        self._starting.add(scope)
+        try:
+            with scope, self._life.call(admitted=True) as call:
+                await conveyor.run(call, scope)
+        except BaseException as error:
+            if isinstance(error, Exception) and not conveyor.has_begun:
+                # Also what a caller's own token function raises.
+                self._cannot_begin(first, error)
+            elif isinstance(error, SMTPException):
+                self._interrupted(aboard, error)
+            else:
+                for item in aboard:
+                    item.end(error)
+                raise
+        finally:
+            self._starting.discard(scope)
+        if scope.cancelled_caught:
+            # Nothing works any more: it was waiting for what another one did not get.
+            assert self.failure is not None
+            self._cannot_begin(first, copy(self.failure))
+
+    def begun(self, scope: anyio.CancelScope) -> None:
+        """There is a connection: what is sent on it goes on to its end."""
+        self._starting.discard(scope)
+
+    def following(self) -> Item | None:
+        """Who is next in line, if a connection that was used is good enough for it."""
+        if self.is_stuck or not self._line or self._line[0].again is not None:
+            return None
+        return self._line[0]
+
+    def leave_line(self) -> Item:
+        """The one who is next in line leaves it."""
+        item = self._line.popleft()
+        self._octets_in_line -= item.job.content.size
+        if self.is_line_full and self._octets_in_line <= MOST_IN_LINE // 2:
+            self.is_line_full = False
+            self.room.ring()
+        return item
+
+    def give_up(self, item: Item, error: Exception) -> None:
+        """It cannot be written in a way that the server takes."""
+        item.end(error)
+        self._outlet.put(item)
+
+    def settle(self, item: Item, error: SMTPException | None, again: Again | None) -> None:
+        """A transaction has ended; what follows for its message."""
+        if again is not None:
+            self._leases.monitor.again(again.reason)
+            item.again = again
+            item.book.ledger.again(recipient.given for recipient in item.job.recipients)
+            self._back_in_line(item)
+            return
+        item.again = None
+        if not item.book.goes_on(item.attempts, error):
+            self._finish(item)
+        elif self.failure is not None:
+            self._go_without(item, self.failure)
+        elif item.attempts.delay:
+            self._group.start_soon(self._later, item)
+        else:
+            item.attempts.begin()
+            self._back_in_line(item)
+
+    def _interrupted(self, aboard: deque[Item], error: SMTPException) -> None:
+        """The time was up, or the client was closed: for the first one, and with it the others."""
+        for number, item in enumerate(tuple(aboard)):
+            is_unharmed = number > 0 and not item.book.ledger.keys("in_doubt")
+            may_repeat = is_unharmed and item.again is None
+            again = Again(str(error), is_last=True) if may_repeat else None
+            self.settle(item, copy(error), again)
+
+    def _cannot_begin(self, item: Item, error: Exception) -> None:
+        """There is no connection to be had: for this message, and so for the others."""
+        is_first = not self.is_stuck
+        may_go_on = is_first and isinstance(error, SMTPException)
+        if may_go_on and item.book.goes_on(item.attempts, cast("SMTPException", error)):
+            self._group.start_soon(self._rest, item)
+            return
+        item.end(error)
+        if item.is_known:
+            self._outlet.put(item)
+        if is_first:
+            self.failure = error
+            self._stop(error)
+
+    def _stop(self, error: Exception) -> None:
+        """Nothing is begun any more; what waits for that comes to its end now."""
+        for scope in tuple(self._starting):
+            scope.cancel()
+        for item in self._line:
+            self._leave_out(item, error)
+        for item in tuple(self._sleeping):
+            self._sleeping.discard(item)
+            self._finish(item)
+        self.room.ring()
+        self._outlet.ring()
+
+    async def _rest(self, item: Item) -> None:
+        """Nobody tries to connect before this one tries again."""
+        self._resting += 1
+        try:
+            await self._later(item)
+        finally:
+            self._resting -= 1
+            self._hire()
+
+    async def _later(self, item: Item) -> None:
+        self._sleeping.add(item)
+        failure: SMTPException | None = None
+        try:
+            await self._life.pause(item.attempts.delay)
+        except SMTPException as error:
+            failure = error
+        if item not in self._sleeping:
+            return
+        self._sleeping.discard(item)
+        if failure is not None:
+            self._cannot_begin(item, failure)
+            return
+        item.attempts.begin()
+        self._back_in_line(item)
+
+    def _back_in_line(self, item: Item) -> None:
+        if self.failure is not None:
+            self._leave_out(item, self.failure)
+            return
+        self._line.appendleft(item)
+        self._count_in(item)
+        self._hire()
+
+    def _leave_out(self, item: Item, failure: Exception) -> None:
+        """It would be next, and there is no connection for it."""
+        if item.is_known:
+            item.end(copy(failure))
+            self._outlet.put(item)
+
+    def _go_without(self, item: Item, failure: Exception) -> None:
+        """It ends as far as it came, for there is no connection for another transaction."""
+        if item.book.ledger.keys("not_sent"):
+            item.end(copy(failure))
+            self._outlet.put(item)
+        else:
+            self._finish(item)
+
+    def _finish(self, item: Item) -> None:
+        try:
+            item.book.close(item.attempts)
+        except SMTPException as error:
+            item.end(error)
+        self._outlet.put(item)
+
+
+class _Conveyor:
+    """One lease of a worker: the messages that it sends over one connection."""
+
+    __slots__ = ("_aboard", "_asker", "_crew", "_leases", "has_begun")
+
+    def __init__(self, crew: Crew, leases: Leases, aboard: deque[Item], asker: object) -> None:
+        self._crew = crew
+        self._leases = leases
+        self._aboard = aboard
+        self._asker = asker
+        self.has_begun = False
+        """Whether there was a connection."""
+
+    async def run(self, call: Call, scope: anyio.CancelScope) -> None:
+        """Send what is aboard, and whatever boards."""
+        leases, aboard = self._leases, self._aboard
+        first = aboard[0]
+        self._equip(first, call)
+        claim = await leases.lease(
+            call, first.turn, first.book.ledger, again=first.again, asker=self._asker
+        )
+        self.has_begun = True
+        self._crew.begun(scope)
+        channel = claim.connection
+        assert channel is not None
+        is_alone = not first.turn.has_boarded
+        feed = partial(self._passenger, call)
+        if is_alone:
+            leases.feed(channel, feed)
+        try:
+            while aboard:
+                await self._send(aboard[0], channel, claim)
+                if is_alone and not aboard:
+                    self._go_on(call, channel)
+        finally:
+            leases.feed_no_more(channel, feed)
+            try:
+                await self._let_go(channel)
+            finally:
+                await leases.give_back(claim)
+
+    async def _let_go(self, channel: Channel) -> None:
+        """Nobody waits any more for the replies of those who are aboard still."""
+        turns = [item.turn for item in self._aboard if item.turn.has_boarded]
+        for turn in turns:
+            channel.session.forsake(turn)
+        for turn in turns:
+            await channel.leave(turn)
+
+    async def _send(self, item: Item, channel: Channel, claim: Claim[Channel]) -> None:
+        error: SMTPException | None = None
+        again: Again | None = None
+        try:
+            async with channel.turn(item.turn):
+                await item.sending.deliver(channel, item.turn)
+            self._leases.took_message()
+        except SMTPException as caught:
+            error = caught
+            if item.again is None or not item.again.is_last:
+                ledger, is_stale = item.book.ledger, item.sending.is_stale
+                again = self._leases.again_after(
+                    error, item.job, ledger, claim, item.turn, is_stale=is_stale
+                )
+        except ValueError as failure:
+            # It cannot be written in 7bit, which is all that the server takes.
+            self._aboard.popleft()
+            self._crew.give_up(item, failure)
+            return
+        # What comes next finds a connection that has served before.
+        claim.was_used = True
+        self._aboard.popleft()
+        self._crew.settle(item, error, again)
+
+    def _passenger(self, call: Call) -> Turn | None:
+        """Who is next in line rides along, unless somebody else waits for a connection."""
+        if (item := self._crew.following()) is None:
+            return None
+        self._equip(item, call)
+        item.turn.on_boarding = lambda: self._board(item)
+        return item.turn
+
+    def _board(self, item: Item) -> None:
+        left = self._crew.leave_line()
+        assert left is item
+        self._aboard.append(item)
+
+    def _go_on(self, call: Call, channel: Channel) -> None:
+        """Take the next one from the line, if the connection is nobody else's."""
+        is_free = channel.is_idle and not channel.is_worn and not self._leases.pool.waiting
+        if is_free and (item := self._crew.following()) is not None:
+            self._equip(item, call)
+            self._board(item)
+
+    def _equip(self, item: Item, call: Call) -> None:
+        settings = self._leases.settings
+        pace = self._leases.pace
+        item.sending = Sending(item.job, item.book.ledger, settings.pipelining, pace)
+        item.turn = Turn(call, item.sending)
+        item.book.ledger.phase = "waiting"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import errors, events, sasl
 from ._attempts import Retry
-from ._client import SMTP, Borrowed
+from ._client import LMTP, SMTP, Borrowed
 from ._clock import Timeouts
 from ._connection import SMTPConnection
 from ._delivery import Delivery, Outcome
@@ -42,6 +42,7 @@ __all__ = [
     "Delivery",
     "Envelope",
     "Extensions",
+    "LMTP",
     "Limits",
     "Mail",
     "Mailer",

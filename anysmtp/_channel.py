@@ -39,6 +39,7 @@ from ._clock import Clock, Timeouts
 from ._connect import STREAM_ERRORS, Link
 from ._monitor import Monitor, Since
 from ._protocol._commands import Command
+from ._protocol._lmtp import LMTPSession
 from ._protocol._session import Awaited, Session, Sink
 from ._reply import Reply
 from ._timing import ReplyTimer
@@ -80,14 +81,16 @@ class _Waiting:
 class Channel:
     """One session on one stream. Whoever writes holds a turn."""
 
-    def __init__(self, link: Link, timeouts: Timeouts, monitor: Monitor) -> None:
+    def __init__(
+        self, link: Link, timeouts: Timeouts, monitor: Monitor, *, is_lmtp: bool = False
+    ) -> None:
         self.link = link
         self.timeouts = timeouts
         self.monitor = monitor
         self.is_in_service = False
         """Whether it was ever ready for mail: its end is told then."""
         self._since = Since()
-        self.session = Session()
+        self.session: Session = LMTPSession() if is_lmtp else Session()
         self.turns = Turns()
         self.is_stale = False
         """Whether the server has said that it takes no more mail on this connection."""

@@ -115,11 +115,12 @@ class SMTPConnection(BaseMailer):
         return tls_info(self._channel.link.stream)
 
     async def ehlo(self, local_hostname: str | None = None) -> Reply:
-        """EHLO (RFC 5321 section 4.1.1.1); ``extensions`` is what the reply offers.
+        """EHLO (RFC 5321 section 4.1.1.1), LHLO in LMTP; ``extensions`` is what the reply offers.
 
         Seldom needed: methods that need it call it, with HELO where it is refused. SMTPHeloError.
         """
-        return await self._demand(_commands.ehlo(self._name(local_hostname)), SMTPHeloError)
+        greet = _commands.lhlo if self._channel.session.is_lmtp else _commands.ehlo
+        return await self._demand(greet(self._name(local_hostname)), SMTPHeloError)
 
     async def helo(self, local_hostname: str | None = None) -> Reply:
         """HELO (RFC 5321 section 4.1.1.1), after which nothing is offered. SMTPHeloError."""
@@ -198,7 +199,10 @@ class SMTPConnection(BaseMailer):
 
         Line ends become CRLF, dots are stuffed. SMTPDataError if the server refuses. A connection
         that is lost or cancelled once the end of the message was written leaves it in doubt.
+        RuntimeError in LMTP, where each recipient has a reply: `sendmail` has them all.
         """
+        if self._channel.session.is_lmtp:
+            raise RuntimeError("LMTP answers for each recipient: use sendmail()")
         content = await raw_content(message)
 
         async def transfer(clock: Clock) -> Reply:

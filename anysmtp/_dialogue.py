@@ -70,7 +70,9 @@ async def greet(channel: Channel, clock: Clock) -> None:
 
 
 async def hello(channel: Channel, clock: Clock, local_hostname: str) -> Reply:
-    """EHLO; HELO where that is refused (RFC 5321 section 3.2)."""
+    """EHLO; HELO where that is refused (RFC 5321 section 3.2); LHLO in LMTP, and nothing else."""
+    if channel.session.is_lmtp:
+        return await demand(channel, clock, _commands.lhlo(local_hostname), SMTPHeloError)
     ehlo = _commands.ehlo(local_hostname)
     reply = await ask(channel, clock, ehlo)
     if reply.is_positive:

@@ -50,7 +50,7 @@ async def establish(
             if settings.tls == "implicit":
                 await encryption.load()
                 await encrypt(link, encryption, monitor, hint=_STARTTLS_HINT)
-            channel = Channel(link, settings.timeouts, monitor)
+            channel = Channel(link, settings.timeouts, monitor, is_lmtp=settings.is_lmtp)
             async with channel.turn():
                 await _make_ready(channel, clock, settings, encryption)
         except BaseException as error:

@@ -159,6 +159,7 @@ class Settings:
     """What the options come to."""
 
     endpoint: Endpoint
+    is_lmtp: bool
     tls: TLSMode
     tls_context: ssl.SSLContext | None
     pins: frozenset[str]
@@ -174,7 +175,7 @@ class Settings:
     observer: Observer | None
 
 
-def settle(hostname: str, port: int | None, options: Options) -> Settings:
+def settle(hostname: str, port: int | None, options: Options, *, is_lmtp: bool = False) -> Settings:
     """Check the options, and work out what depends on what."""
     if unknown := set(options) - set(Options.__annotations__):
         raise no_such_option(unknown, Options, _INSTEAD)
@@ -188,10 +189,13 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         raise ValueError(f"a fingerprint demands TLS, tls={tls!r} does not")
     if tls == "opportunistic" and mechanisms:
         raise ValueError("tls='opportunistic' may be no encryption at all: no login with it")
-    if port is None:
+    if is_lmtp:
+        _check_lmtp_port(port, options)
+    elif port is None:
         port = _default_port(tls, bool(mechanisms))
     return Settings(
-        endpoint=_endpoint(hostname, checked_port(port), options),
+        endpoint=_endpoint(hostname, None if port is None else checked_port(port), options),
+        is_lmtp=is_lmtp,
         tls="implicit" if tls == "auto" and port == 465 else tls,
         tls_context=context,
         pins=pins,
@@ -274,6 +278,16 @@ def _mechanisms(options: Options) -> tuple[sasl.Mechanism, ...]:
     return sasl.from_password(username, password)
 
 
+def _check_lmtp_port(port: int | None, options: Options) -> None:
+    if port is None and options.get("connectable") is None:
+        raise ValueError(
+            "LMTP has no port of its own: port=, or the path of a unix socket as connectable="
+        )
+    if port == 25:
+        # RFC 2033 section 5.
+        raise ValueError("port 25 is SMTP's, and not for LMTP")
+
+
 # Colons between the octets are how openssl and others write it.
 _FINGERPRINT = re.compile(r"sha256:((?:[0-9a-f]{2}:?){31}[0-9a-f]{2})", re.IGNORECASE)
 
@@ -303,7 +317,7 @@ def _default_port(tls: TLSMode, has_credentials: bool) -> int:
     return 587 if tls == "starttls" or (tls == "auto" and has_credentials) else 25
 
 
-def _endpoint(hostname: str, port: int, options: Options) -> Endpoint:
+def _endpoint(hostname: str, port: int | None, options: Options) -> Endpoint:
     connectable, proxy = options.get("connectable"), _proxy(hostname, options)
     if connectable is not None:
         if proxy is not None:

@@ -28,6 +28,7 @@ _SCHEMES: Mapping[str, TLSMode | None] = {
     "smtps": "implicit",
     "smtp+unix": None,
 }
+_LMTP_SCHEMES: Mapping[str, TLSMode | None] = {"lmtp": None, "lmtp+unix": None}
 # The keys of its query: how each is read, and what that takes.
 _QUERY: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "local_hostname": (str, "a name"),
@@ -53,9 +54,10 @@ class _URLError(ValueError):
     """What is wrong with a URL, in words that do not repeat it."""
 
 
-def from_url(url: str) -> tuple[str, int | None, Options]:
+def from_url(url: str, *, is_lmtp: bool = False) -> tuple[str, int | None, Options]:
     """A URL as hostname, port and options. A ValueError never shows it."""
-    return _read("a server", _server, url)
+    schemes = _LMTP_SCHEMES if is_lmtp else _SCHEMES
+    return _read("a server", lambda parts: _server(parts, schemes), url)
 
 
 def proxy_from_url(url: str, tls_context: ssl.SSLContext | None = None) -> Proxy:
@@ -76,11 +78,13 @@ def _read(whose: str, read: Callable[[SplitResult], T], url: str) -> T:
         raise ValueError(f"not the URL of {whose}: {reason}") from None
 
 
-def _server(parts: SplitResult) -> tuple[str, int | None, Options]:
-    if parts.scheme not in _SCHEMES:
-        raise _URLError(f"the scheme is one of {', '.join(_SCHEMES)}")
+def _server(
+    parts: SplitResult, schemes: Mapping[str, TLSMode | None]
+) -> tuple[str, int | None, Options]:
+    if parts.scheme not in schemes:
+        raise _URLError(f"the scheme is one of {', '.join(schemes)}")
     options: Options = {}
-    if (tls := _SCHEMES[parts.scheme]) is not None:
+    if (tls := schemes[parts.scheme]) is not None:
         options["tls"] = tls
     query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     if {key for key, _ in query} - set(_QUERY):

@@ -36,6 +36,7 @@ def of_url(url: str) -> Settings:
 def test_the_defaults() -> None:
     assert settled() == Settings(
         endpoint=settled("h.example", 25).endpoint,
+        is_lmtp=False,
         tls="auto",
         tls_context=None,
         pins=frozenset(),

@@ -163,6 +163,7 @@ class _Steps(Generic[T]):
                 return result
             except BaseException as exc:
                 self.error = exc
+                self.has_ended = True
                 raise
             self.count += 1
             try:

@@ -18,7 +18,7 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, ip_address
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import anyio
 from anyio.abc import ByteStream
@@ -28,7 +28,9 @@ from anyio.streams.tls import TLSAttribute
 from ._connect import STREAM_ERRORS, Link, close, connect_tcp, connection_error, text_of
 from ._endpoint import Endpoint, Proxy, authority
 from ._tls import handshake, why_no_tls
-from .errors import Hop, SMTPProxyError
+from .errors import SMTPProxyError
+
+Hop: TypeAlias = Literal["proxy", "login", "target"]
 
 # Octets of a response's head; h11's own limit, and Apache's for one field is half of it.
 _MAX_HEAD = 16384

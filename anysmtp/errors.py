@@ -26,7 +26,7 @@ can be pickled, and constructed by tests.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._reply import Reply
 
@@ -50,8 +50,6 @@ __all__ = [
     "SMTPTLSError",
     "SMTPTimeoutError",
 ]
-
-Hop: TypeAlias = Literal["proxy", "login", "target"]
 
 
 class SMTPException(Exception):
@@ -146,7 +144,7 @@ class SMTPProxyError(SMTPConnectError):
     A mail server's own refusals, and TLS with it, fail as they do without a proxy.
     """
 
-    hop: Hop
+    hop: Literal["proxy", "login", "target"]
     """Where: ``"proxy"``, it cannot be reached, or does not speak the protocol; ``"login"``, it
     wants another login than it was given; ``"target"``, it cannot or will not connect to the mail
     server."""
@@ -155,7 +153,7 @@ class SMTPProxyError(SMTPConnectError):
         self,
         message: str = "",
         *,
-        hop: Hop = "proxy",
+        hop: Literal["proxy", "login", "target"] = "proxy",
         reply: Reply | None = None,
         server: str | None = None,
         command: str | None = None,

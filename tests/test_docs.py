@@ -237,6 +237,9 @@ class Network:
         self.scripted: dict[str, ThreadedServer] = {
             "relay.example.com:25": Relay(keywords=[*DEFAULT_KEYWORDS, "CHUNKING"]),
             "small.example.com:25": Relay(max_connections=2),
+            "/run/dovecot/lmtp": ThreadedServer(
+                lmtp=True, script={". <full@": "552 5.2.2 mailbox full"}
+            ),
             "proxy.example.com:1080": ThreadedProxy(starttls=certificate),
         }
 

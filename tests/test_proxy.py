@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute
 
 from anysmtp import (
     SMTP,
@@ -22,10 +23,12 @@ from anysmtp import (
     SMTPTimeoutError,
     SMTPTLSError,
 )
+from anysmtp._proxy import Tunnel
 from support.cancel import How, cancel_at
 from support.clients import ONE, deliver
 from support.fixtures import Tally
 from support.leaks import no_leaks
+from support.memory import memory_pair
 from support.scripted import ScriptedServer
 from support.scripted_proxy import (
     ANSWERS,
@@ -358,6 +361,18 @@ async def test_a_proxy_that_says_nothing_is_timed_out_by_name(
 
 
 # What a tunnel is and is not
+
+
+async def test_a_tunnel_hands_on_an_end_and_shows_the_socket_alone() -> None:
+    client, server = memory_pair()
+    carrier, peer = memory_pair()
+    tunnel = Tunnel(client, carrier, b"early")
+    async with client, server, carrier, peer:
+        assert [await tunnel.receive(3), await tunnel.receive(3)] == [b"ear", b"ly"]
+        await tunnel.send_eof()
+        with pytest.raises(anyio.EndOfStream):
+            await server.receive()
+        assert tunnel.extra(SocketAttribute.raw_socket, None) is None
 
 
 @each_scheme

@@ -145,7 +145,7 @@ def _keep_session_good(link: Link) -> None:
 
     Since TLS 1.1 it is not (RFC 5246 section 7.2.1), so the word is said, and not sent.
     """
-    tls = link.stream.extra(TLSAttribute.ssl_object, None)
+    tls, _ = link.sockets()
     if tls is not None:
         with suppress(OSError, ValueError):
             tls.unwrap()

@@ -68,7 +68,11 @@ async def establish(
 async def _open(endpoint: Endpoint, clock: Clock) -> Link:
     if endpoint.proxy is not None:
         clock.hint = f" (by way of the proxy {endpoint.proxy})"
-    link = await _connect.open_link(endpoint)
+    try:
+        link = await _connect.open_link(endpoint)
+    except SMTPException:
+        clock.hint = ""
+        raise
     clock.hint = ""
     return link
 

@@ -104,11 +104,17 @@ class Encryption:
     def keep_session(self, stream: ByteStream) -> None:
         """For another connection; in TLS 1.3 it comes behind the handshake, with what is read."""
         tls: ssl.SSLObject | None = stream.extra(TLSAttribute.ssl_object, None)
-        # What other kinds of context do to a handshake, they may not do to one that is resumed.
-        if tls is None or type(self._context) is not ssl.SSLContext:
+        # It may be the TLS of the caller's own connectable. And what other kinds of context do to a
+        # handshake, they may not do to one that is resumed.
+        if (
+            tls is None
+            or tls.context is not self._context
+            or type(tls.context) is not ssl.SSLContext
+        ):
             return
-        if tls.session is not None:
-            self._sessions.append(tls.session)
+        session = tls.session
+        assert session is not None
+        self._sessions.append(session)
 
     def objection(self, info: TLSInfo, hostname: str) -> str | None:
         """Why a certificate is not a pinned one; None if it is, or if any other will do."""
@@ -123,7 +129,8 @@ class Encryption:
 class _Resuming:
     """A context whose handshake takes up a session.
 
-    AnyIO calls the same method of contexts that are not the standard library's own.
+    AnyIO calls the same method of contexts that are not the standard library's own, in a worker
+    thread.
     """
 
     def __init__(self, context: ssl.SSLContext, session: ssl.SSLSession) -> None:

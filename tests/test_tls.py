@@ -6,7 +6,7 @@ import ssl
 from typing import Any
 
 import pytest
-from anyio.streams.tls import TLSAttribute
+from anyio.streams.tls import TLSAttribute, TLSConnectable
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
@@ -173,6 +173,24 @@ async def test_another_kind_of_context_is_asked_for_a_full_handshake(
             await deliver(smtp)
             assert not await resumed(smtp)
             await server.hang_up()
+
+
+async def test_tls_of_a_connectables_own_is_left_alone(certificates: Certificates) -> None:
+    server = ScriptedServer(implicit_tls=certificates.server)
+    own = TLSConnectable(
+        server.connectable,
+        hostname="mail.example.test",
+        ssl_context=certificates.client,
+        standard_compatible=False,
+    )
+    async with server:
+        other = ssl.create_default_context()
+        async with on_memory(server, connectable=own, tls="auto", tls_context=other) as smtp:
+            for _ in range(2):
+                await deliver(smtp)
+                assert not await resumed(smtp)
+                await server.hang_up()
+    assert len(server.messages) == 2
 
 
 async def test_a_server_that_forgot_the_session_makes_a_new_one(

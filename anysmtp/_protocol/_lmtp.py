@@ -57,8 +57,9 @@ class LMTPSession(Session):
         self._owed -= 1
         part = Awaited(head.command, None, head.owner, 0)
         part.reply = reply
-        if head.sink is not None:
-            head.sink(reply)
+        # The end of a message always has one.
+        assert head.sink is not None
+        head.sink(reply)
         return part
 
     def _count(self, pair: Awaited) -> None:

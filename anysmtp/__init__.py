@@ -8,9 +8,18 @@ from ._client import LMTP, SMTP, Borrowed
 from ._clock import Timeouts
 from ._connection import SMTPConnection
 from ._delivery import Delivery, Outcome
-from ._envelope import AddressLike, Envelope, Mail, RawMessage, Receipt, Recipients
+from ._envelope import (
+    AddressLike,
+    Envelope,
+    Mail,
+    RawMessage,
+    Receipt,
+    Recipient,
+    Recipients,
+)
 from ._mailer import Mailer, SendOptions
 from ._many import SendMany
+from ._parameters import DSN, DeliverBy, Notify
 from ._protocol._extensions import Extensions
 from ._reply import Reply
 from ._send import SendAloneOptions, send
@@ -39,6 +48,8 @@ from .errors import (
 __all__ = [
     "AddressLike",
     "Borrowed",
+    "DSN",
+    "DeliverBy",
     "Delivery",
     "Envelope",
     "Extensions",
@@ -46,10 +57,12 @@ __all__ = [
     "Limits",
     "Mail",
     "Mailer",
+    "Notify",
     "Options",
     "Outcome",
     "RawMessage",
     "Receipt",
+    "Recipient",
     "Recipients",
     "Reply",
     "Retry",

@@ -71,8 +71,8 @@ class SMTP(BaseMailer):
         ``smtp+unix:///path``; of `LMTP` ``lmtp://`` and ``lmtp+unix:///path``.
 
         User name and password are percent-decoded. The query may have ``local_hostname``,
-        ``timeout``, ``require_all``, ``pipelining``, ``proxy`` and ``fingerprint``. ValueError,
-        which never shows the URL, for anything else.
+        ``timeout``, ``require_all``, ``pipelining``, ``chunking``, ``proxy`` and ``fingerprint``.
+        ValueError, which never shows the URL, for anything else.
         """
         hostname, port, from_the_url = from_url(url, is_lmtp=cls._is_lmtp)
         if both := set(from_the_url) & set(options):
@@ -225,7 +225,9 @@ class SMTP(BaseMailer):
     ) -> Again | None:
         """Send once; whether, after a failure that the caller need not see, it is sent again."""
         ledger.phase = "waiting"
-        sending = Sending(job, ledger, self._settings.pipelining, self._leases.pace)
+        settings = self._settings
+        pace = self._leases.pace
+        sending = Sending(job, ledger, settings.pipelining, settings.chunking, pace)
         turn = Turn(call, sending)
         leases = self._leases
         claim = await leases.lease(call, turn, ledger, again=again)
@@ -289,6 +291,7 @@ class Borrowed:
             allow_plaintext_auth=settings.allow_plaintext_auth,
             is_opportunistic=settings.tls == "opportunistic",
             pipelining=settings.pipelining,
+            chunking=settings.chunking,
             require_all=settings.require_all,
             add_missing_headers=settings.add_missing_headers,
         )

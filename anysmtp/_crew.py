@@ -402,6 +402,8 @@ class _Conveyor:
     def _equip(self, item: Item, call: Call) -> None:
         settings = self._leases.settings
         pace = self._leases.pace
-        item.sending = Sending(item.job, item.book.ledger, settings.pipelining, pace)
+        item.sending = Sending(
+            item.job, item.book.ledger, settings.pipelining, settings.chunking, pace
+        )
         item.turn = Turn(call, item.sending)
         item.book.ledger.phase = "waiting"

@@ -24,7 +24,7 @@ from ._clock import Timeouts, timeouts_of
 from ._endpoint import Endpoint, Proxy, checked_hostname, checked_port
 from ._grammar import LOCAL_HOSTNAME
 from ._mailer import no_such_option
-from ._protocol._transaction import Pipelining
+from ._protocol._transaction import Chunking, Pipelining
 from ._urls import proxy_from_url
 from .events import Observer
 
@@ -131,6 +131,12 @@ class Options(TypedDict, total=False):
     message leaves with its envelope, before that is answered, and several are on their way at
     once; all of these are in doubt if the connection is lost. Not with ``require_all``."""
 
+    chunking: Chunking
+    """Whether BDAT carries a message, where the server offers CHUNKING (RFC 3030), or DATA.
+    ``"auto"`` (the default): BDAT where it saves a round trip, which is with ``require_all`` and
+    where messages are eager, for some servers get it wrong. ``"always"``, ``"off"``; what is
+    ``binary`` goes by BDAT in any case."""
+
     limits: Limits
     """How many connections, and how many messages; see `Limits`."""
 
@@ -170,6 +176,7 @@ class Settings:
     require_all: bool
     add_missing_headers: bool
     pipelining: Pipelining
+    chunking: Chunking
     limits: Limits
     retry: Retry | None
     observer: Observer | None
@@ -181,6 +188,7 @@ def settle(hostname: str, port: int | None, options: Options, *, is_lmtp: bool =
         raise no_such_option(unknown, Options, _INSTEAD)
     tls = _one_of("tls", options.get("tls", "auto"), TLSMode)
     pipelining = _one_of("pipelining", options.get("pipelining", "auto"), Pipelining)
+    chunking = _one_of("chunking", options.get("chunking", "auto"), Chunking)
     context = _instance("tls_context", options.get("tls_context"), ssl.SSLContext)
     mechanisms = _mechanisms(options)
     if tls == "off" and context is not None:
@@ -206,6 +214,7 @@ def settle(hostname: str, port: int | None, options: Options, *, is_lmtp: bool =
         require_all=_flag("require_all", options, False),
         add_missing_headers=_flag("add_missing_headers", options, True),
         pipelining=pipelining,
+        chunking=chunking,
         limits=_instance("limits", options.get("limits"), Limits) or Limits(),
         retry=_instance("retry", options.get("retry"), Retry),
         observer=_function("observer", options.get("observer")),

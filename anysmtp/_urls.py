@@ -35,6 +35,7 @@ _QUERY: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "timeout": (float, "a number of seconds"),
     "require_all": ({"true": True, "false": False}.__getitem__, "true or false"),
     "pipelining": (str, "auto, eager or off"),
+    "chunking": (str, "auto, always or off"),
     "proxy": (str, "a URL"),
     "fingerprint": (str, "sha256: and hexadecimal digits"),
 }

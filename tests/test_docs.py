@@ -235,7 +235,7 @@ class Network:
             "relay.corp.example:587": Server(starttls=asking),
         }
         self.scripted: dict[str, ThreadedServer] = {
-            "relay.example.com:25": Relay(keywords=[*DEFAULT_KEYWORDS, "CHUNKING"]),
+            "relay.example.com:25": Relay(keywords=[*DEFAULT_KEYWORDS, "CHUNKING", "DSN"]),
             "small.example.com:25": Relay(max_connections=2),
             "/run/dovecot/lmtp": ThreadedServer(
                 lmtp=True, script={". <full@": "552 5.2.2 mailbox full"}

@@ -66,6 +66,8 @@ WAYS: dict[str, tuple[dict[str, Any], int]] = {
     "data": ({}, 200),
     "in pieces": ({}, LARGE),
     "eager": ({"pipelining": "eager"}, 200),
+    "in a chunk": ({"chunking": "always"}, 200),
+    "in a chunk and pieces": ({"chunking": "always"}, LARGE),
     "one by one": ({"pipelining": "off"}, 200),
 }
 

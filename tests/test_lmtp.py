@@ -19,7 +19,6 @@ from anysmtp import (
     Retry,
     SMTPDataError,
     SMTPHeloError,
-    SMTPMessageTooLarge,
     SMTPProtocolError,
     SMTPRecipientsRefused,
     SMTPServerDisconnected,
@@ -194,12 +193,6 @@ async def test_a_message_refused_before_its_end_is_refused_once() -> None:
             await send(lmtp, message("early", LARGE))
         del server.script["BODY"]
         await send(lmtp)
-
-
-async def test_a_message_over_the_size_limit_is_an_error() -> None:
-    async with served(keywords=["SIZE 10"]) as server, client(server) as lmtp:
-        with pytest.raises(SMTPMessageTooLarge):
-            await send(lmtp)
 
 
 async def test_require_all_holds_for_the_envelope() -> None:

@@ -24,6 +24,7 @@ from ._protocol._extensions import Extensions
 from ._reply import Reply
 from ._send import SendAloneOptions, send
 from ._settings import Limits, Options, TLSMode
+from ._signing import Signer
 from ._statistics import Statistics
 from ._tls import TLSInfo, create_tls_context
 from ._version import __version__
@@ -86,6 +87,7 @@ __all__ = [
     "SendAloneOptions",
     "SendMany",
     "SendOptions",
+    "Signer",
     "Statistics",
     "TLSInfo",
     "TLSMode",

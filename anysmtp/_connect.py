@@ -57,6 +57,7 @@ class Link:
     proxy_tls: Any = None
     """The TLS object of a proxy that is spoken to under TLS."""
     _sockets: tuple[Any, Any] | None = None
+    _poll: Any = None
 
     def sockets(self) -> tuple[Any, Any]:
         """The TLS object and the socket, where there are such; asked for once."""
@@ -78,6 +79,13 @@ class Link:
         # One that is closed by now says so when it is read.
         if sock.fileno() >= 0:
             sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+
+    def poll(self, descriptor: int) -> object:
+        """Whether there is something to read, or the end, on the socket that is underneath."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(descriptor, select.POLLIN)
+        return self._poll.poll(0)
 
     def forget_sockets(self) -> None:
         """The stream was replaced."""
@@ -173,9 +181,7 @@ def looks_alive(link: Link) -> bool:
         return True
     if sock.fileno() < 0:
         return False
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN)
-    return not poll.poll(0)
+    return not link.poll(sock.fileno())
 
 
 def _is_quiet(tls: Any) -> bool:

@@ -138,7 +138,7 @@ class Leases:
         """
         channel = claim.connection
         assert channel is not None
-        if ledger.is_any("in_doubt", (recipient.given for recipient in job.recipients)):
+        if job.is_spent or ledger.is_any("in_doubt", (box.given for box in job.recipients)):
             return None
         if isinstance(error, WornOut):
             return Again("the connection takes no other message")

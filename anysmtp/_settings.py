@@ -25,6 +25,7 @@ from ._endpoint import Endpoint, Proxy, checked_hostname, checked_port
 from ._grammar import LOCAL_HOSTNAME
 from ._mailer import no_such_option
 from ._protocol._transaction import Chunking, Pipelining
+from ._signing import Signer, Signers, signers_of
 from ._urls import proxy_from_url
 from .events import Observer
 
@@ -140,6 +141,10 @@ class Options(TypedDict, total=False):
     limits: Limits
     """How many connections, and how many messages; see `Limits`."""
 
+    sign: Signers | None
+    """Who signs each message, called in a worker thread with the octets that would be sent: such
+    as an `anysmtp.dkim.DKIMSigner`."""
+
     retry: Retry | None
     """Whether and when messages that were refused for now are sent again; not by default."""
 
@@ -179,6 +184,7 @@ class Settings:
     chunking: Chunking
     limits: Limits
     retry: Retry | None
+    signers: tuple[Signer, ...]
     observer: Observer | None
 
 
@@ -217,6 +223,7 @@ def settle(hostname: str, port: int | None, options: Options, *, is_lmtp: bool =
         chunking=chunking,
         limits=_instance("limits", options.get("limits"), Limits) or Limits(),
         retry=_instance("retry", options.get("retry"), Retry),
+        signers=signers_of(options.get("sign") or ()),
         observer=_function("observer", options.get("observer")),
     )
 

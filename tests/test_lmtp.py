@@ -25,13 +25,12 @@ from anysmtp import (
     SMTPTimeoutError,
     Timeouts,
 )
+from anysmtp.testing import DEFAULT_KEYWORDS, DROP, STALL, Act, Answer, ScriptedServer
 from support.bench import LARGE, message
 from support.cancel import Ended, How, cancel_at, cancel_in_turn
 from support.clients import ONE, RAW, email
 from support.fixtures import Tally
 from support.leaks import no_leaks
-from support.script import DROP, STALL, Act, Answer
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 
 pytestmark = pytest.mark.anyio
 
@@ -108,7 +107,7 @@ async def test_all_stored(way: tuple[dict[str, Any], int]) -> None:
             assert receipt.reply == receipt.replies[-1]
             assert receipt.refused == {}
     sent = [message(f"message {n}", size) for n in range(3)]
-    assert [each.data for each in server.messages] == sent
+    assert [each.raw for each in server.messages] == sent
     assert len(server.connections) == 1
 
 
@@ -254,7 +253,7 @@ async def test_tasks_share_connections() -> None:
         async with lmtp, anyio.create_task_group() as group:
             for number in range(30):
                 group.start_soon(send, lmtp, message(f"{number}"))
-    assert len({each.data for each in server.messages}) == 30
+    assert len({each.raw for each in server.messages}) == 30
 
 
 # Doubt and cancellation
@@ -349,7 +348,7 @@ async def test_who_is_cancelled_between_the_replies_learns_the_rest_from_those_b
 
 async def judge(server: ScriptedServer, delivery: Delivery[Any], subject: str) -> None:
     """What a Delivery says of each recipient must be what the server did."""
-    got = [each for each in server.received if subject.encode() in each.data]
+    got = [each for each in server.received if subject.encode() in each.raw]
     stored = [key for each in got for key in each.accepted_for]
     assert len(got) <= 1
     assert len(stored) == len(set(stored))

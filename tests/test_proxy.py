@@ -24,12 +24,12 @@ from anysmtp import (
     SMTPTLSError,
 )
 from anysmtp._proxy import Tunnel
+from anysmtp.testing import ScriptedServer
+from anysmtp.testing._memory import memory_pair
 from support.cancel import How, cancel_at
 from support.clients import ONE, deliver
 from support.fixtures import Tally
 from support.leaks import no_leaks
-from support.memory import memory_pair
-from support.scripted import ScriptedServer
 from support.scripted_proxy import (
     ANSWERS,
     HTTP_CONNECTED,

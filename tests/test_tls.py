@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives import hashes
 
 from anysmtp import SMTP, Limits, SMTPTLSError, TLSInfo
 from anysmtp.events import Event, TLSEvent
+from anysmtp.testing import ScriptedServer
 from support.cancel import How, cancel_at
 from support.clients import connection_to, deliver, on_memory, on_tcp
 from support.fixtures import Tally
 from support.leaks import no_leaks
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import pytest
 
 from anysmtp import SMTP, SMTPProxyError
+from anysmtp.testing import ScriptedServer
 from support.clients import deliver
 from support.proxies import FORBIDDEN, PASSWORD, USER, RealProxy, why_not
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio

@@ -32,7 +32,7 @@ from types import TracebackType
 
 import pytest
 
-from .aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import AiosmtpdServer
 
 HOST = "127.0.0.1"
 MECHANISMS = (

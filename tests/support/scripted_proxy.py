@@ -27,9 +27,10 @@ from anyio.abc import ByteStream, Listener, SocketAttribute
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
+from anysmtp.testing import ScriptedServer
+from anysmtp.testing._memory import MemoryByteStream, memory_pair
+
 from .clients import Wrapped
-from .memory import MemoryByteStream, memory_pair
-from .scripted import ScriptedServer
 from .threaded import ThreadedServer
 
 _TURNS = 20

@@ -149,6 +149,4 @@ def test_to_import_the_package_is_to_import_next_to_nothing() -> None:
     program = "import sys, anysmtp; print(*(m for m in sys.modules if m.startswith('anysmtp')))"
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
     assert set(ran.stdout.split()) == {"anysmtp", "anysmtp._version"}

@@ -212,6 +212,7 @@ class Crew:
         elif self.failure is not None:
             self._go_without(item, self.failure)
         elif item.attempts.delay:
+            self._sleeping.add(item)
             self._group.start_soon(self._later, item)
         else:
             item.attempts.begin()
@@ -230,6 +231,9 @@ class Crew:
         is_first = not self.is_stuck
         may_go_on = is_first and isinstance(error, SMTPException)
         if may_go_on and item.book.goes_on(item.attempts, cast("SMTPException", error)):
+            # Both at once: until the task begins, another worker may, or the crew may get stuck.
+            self._resting += 1
+            self._sleeping.add(item)
             self._group.start_soon(self._rest, item)
             return
         item.end(error)
@@ -253,7 +257,6 @@ class Crew:
 
     async def _rest(self, item: Item) -> None:
         """Nobody tries to connect before this one tries again."""
-        self._resting += 1
         try:
             await self._later(item)
         finally:
@@ -261,7 +264,7 @@ class Crew:
             self._hire()
 
     async def _later(self, item: Item) -> None:
-        self._sleeping.add(item)
+        """Put one that sleeps in line again after its pause."""
         failure: SMTPException | None = None
         try:
             await self._life.pause(item.attempts.delay)

@@ -232,12 +232,8 @@ class SMTP(BaseMailer):
             async with channel.turn(turn):
                 await sending.deliver(channel, turn)
         except SMTPException as error:
-            may_repeat = again is None or not again.is_last
-            if may_repeat:
-                is_stale = sending.is_stale
-                more = leases.again_after(error, job, ledger, claim, turn, is_stale=is_stale)
-                if more is not None:
-                    return more
+            if (more := leases.again_after(error, sending, claim, turn, again)) is not None:
+                return more
             raise
         else:
             leases.took_message()

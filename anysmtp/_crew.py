@@ -130,14 +130,20 @@ class Crew:
         self.is_line_full = self.is_line_full or self._octets_in_line > MOST_IN_LINE
 
     def _hire(self) -> None:
-        """One worker for each that is in line, as far as there are connections for them."""
-        most = min(self._leases.settings.limits.max_connections, self._workers + len(self._line))
+        """One worker for each that is in line, as far as there are connections for them.
+
+        While a connection could not be had, one worker at most begins with one that is there.
+        """
+        connections = 1 if self._resting else self._leases.settings.limits.max_connections
+        most = min(connections, self._workers + len(self._line))
         while self._may_begin() and self._workers < most:
             self._workers += 1
             self._group.start_soon(self._work)
 
     def _may_begin(self) -> bool:
-        return bool(self._line) and not self.is_stuck and not self._resting
+        if not self._line or self.is_stuck:
+            return False
+        return not self._resting or self._leases.pool.idle > 0
 
     async def _work(self) -> None:
         """Send what is in line, until nothing is."""
@@ -367,11 +373,7 @@ class _Conveyor:
             self._leases.took_message()
         except SMTPException as caught:
             error = caught
-            if item.again is None or not item.again.is_last:
-                ledger, is_stale = item.book.ledger, item.sending.is_stale
-                again = self._leases.again_after(
-                    error, item.job, ledger, claim, item.turn, is_stale=is_stale
-                )
+            again = self._leases.again_after(error, item.sending, claim, item.turn, item.again)
         except ValueError as failure:
             # It cannot be written in 7bit, which is all that the server takes.
             self._aboard.popleft()

@@ -25,7 +25,6 @@ import anyio
 from ._channel import Channel, WornOut
 from ._clock import Clock
 from ._delivery import Ledger
-from ._envelope import Job
 from ._establish import SharedContext, establish
 from ._farewell import close_all, quit_all
 from ._lifecycle import Call, Lifecycle
@@ -33,7 +32,7 @@ from ._monitor import Monitor
 from ._pool import Claim, Pool
 from ._protocol._transaction import MAX_FLIGHT
 from ._rate import Pace
-from ._sending import WINDOW
+from ._sending import WINDOW, Sending
 from ._settings import Settings
 from ._tasks import task_id
 from ._turns import Turn
@@ -41,13 +40,25 @@ from .errors import (
     SMTPAuthenticationError,
     SMTPConnectError,
     SMTPException,
+    SMTPHeloError,
     SMTPServerDisconnected,
     SMTPTimeoutError,
 )
 
 # What servers say to MAIL on a connection too many: Exchange 432 4.3.2 "Concurrent connections
-# limit exceeded", Gmail 421 4.7.0 "Too many concurrent SMTP connections".
-_TOO_MANY_CONNECTIONS = re.compile(r"\bconnections?\b", re.IGNORECASE)
+# limit exceeded", Gmail 421 4.7.0 "Too many concurrent SMTP connections". A connection alone can be
+# any: the one to a policy server that failed, or this one, which has had too many messages.
+_TOO_MANY_CONNECTIONS = re.compile(
+    r"(too many|concurrent|simultaneous|parallel|maximum|max|limit|exceed\w*)\b.*\bconnections\b"
+    r"|\bconnections\b.*\b(limit|maximum|exceed)|\bconnection (count )?limit\b",
+    re.IGNORECASE,
+)
+
+# How many connections a message tries where the server says so: between two messages another client,
+# or another connection of this one, may have taken the place.
+_PATIENCE = 3
+# How one connection too many ends, before it has come to TLS or to a login.
+_TURNED_AWAY = (SMTPConnectError, SMTPHeloError, SMTPServerDisconnected, SMTPTimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,8 @@ class Again:
     reason: str
     is_last: bool = False
     """Whether it gets a fresh connection, and no other one after that."""
+    turned_away: int = 0
+    """How often the server said to it that there are too many connections."""
 
 
 class Leases:
@@ -125,28 +138,29 @@ class Leases:
     def again_after(
         self,
         error: SMTPException,
-        job: Job,
-        ledger: Ledger,
+        sending: Sending,
         claim: Claim[Channel],
         turn: Turn,
-        *,
-        is_stale: bool,
+        before: Again | None,
     ) -> Again | None:
         """Whether a message that has failed so is sent again, without the caller seeing it.
 
-        ``is_stale``: its refusal was one of the connection.
+        ``before``: why it is on this connection, if it was sent again already.
         """
         channel = claim.connection
         assert channel is not None
-        if ledger.is_any("in_doubt", (recipient.given for recipient in job.recipients)):
+        if (before is not None and before.is_last) or sending.is_in_doubt:
             return None
+        turned_away = 0 if before is None else before.turned_away
         if isinstance(error, WornOut):
-            return Again("the connection takes no other message")
-        if self.pool.size > 1 and _is_too_many_connections(error):
-            self.pool.lower(self.pool.size - 1, anyio.current_time())
+            return Again("the connection takes no other message", turned_away=turned_away)
+        if turned_away < _PATIENCE and self.pool.size > 1 and _is_too_many_connections(error):
+            # It may be the message that the server means: one is believed no more than once.
+            if not turned_away:
+                self.pool.lower(self.pool.size - 1, anyio.current_time())
             channel.is_stale = True
-            return Again("the server wants fewer connections")
-        is_lost = is_stale or isinstance(error, SMTPServerDisconnected)
+            return Again("the server wants fewer connections", turned_away=turned_away + 1)
+        is_lost = sending.is_stale or isinstance(error, SMTPServerDisconnected)
         if is_lost and (claim.was_used or turn.has_boarded):
             return Again("the connection was worn out, taking a new one", is_last=True)
         return None
@@ -230,12 +244,13 @@ class Leases:
     def _may_wait_after(self, error: SMTPException) -> bool:
         """Whether a connection was refused because of those that there are.
 
-        A reply may say so; a server that is known to work may just not answer, or hang up.
+        A reply for now may say so. A server that is known to work may just not answer, or hang up,
+        or turn away one more by a greeting that says no for ever ("554 too many connections from
+        you"). A wrong password, and a certificate that is, are what they are.
         """
-        if error.reply is not None:
-            return error.reply.is_transient
-        is_silent = isinstance(error, (SMTPConnectError, SMTPServerDisconnected, SMTPTimeoutError))
-        return is_silent and self.pool.open > 0
+        if error.reply is not None and error.reply.is_transient:
+            return True
+        return isinstance(error, _TURNED_AWAY) and self.pool.open > 0
 
     def _next_passenger(self, channel: Channel) -> Turn | None:
         """Who waits first for a connection, if he has a message that may ride along."""

@@ -77,6 +77,12 @@ class Sending:
         """Whether the server has refused the connection, not the message."""
         return self._transaction is not None and self._transaction.is_stale
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the server may have the message, for any of those that it is for."""
+        keys = (recipient.given for recipient in self._job.recipients)
+        return self._ledger.is_any("in_doubt", keys)
+
     def board(self, channel: Channel, turn: Turn) -> bytes:
         """Begin with somebody else's write: the first flight's octets, or nothing if it cannot."""
         extensions = channel.session.extensions

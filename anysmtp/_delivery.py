@@ -56,6 +56,7 @@ class Ledger:
         "error",
         "finals",
         "left_over",
+        "login_failures",
         "message_id",
         "phase",
         "receipt",
@@ -75,6 +76,8 @@ class Ledger:
         """The replies to the ends of the message: one for each transaction of this send."""
         self.left_over: tuple[str, ...] = ()
         """The recipients for whom the last transaction had no room."""
+        self.login_failures: int | None = None
+        """The last failed login, by its client's count, that this send was told of, if it was."""
         self.server = ""
         """The server that answered last, as ``"smtp.example.com:587"``."""
         self._facts: dict[str, tuple[Outcome, Reply | None]] = {}
@@ -94,7 +97,7 @@ class Ledger:
     def start(self, recipients: Iterable[str], *, all_or_nobody: bool = False) -> None:
         """A send begins: these recipients will be asked for, and nothing is known of them."""
         self._all_or_nobody = all_or_nobody
-        self.receipt = self.error = None
+        self.receipt = self.error = self.login_failures = None
         self.finals = []
         self.again(recipients)
 

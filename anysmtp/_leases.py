@@ -54,8 +54,8 @@ _TOO_MANY_CONNECTIONS = re.compile(
     re.IGNORECASE,
 )
 
-# How many connections a message tries where the server says so: between two messages another client,
-# or another connection of this one, may have taken the place.
+# How many connections a message tries where the server says so: between two messages another
+# client, or another connection of this one, may have taken the place.
 _PATIENCE = 3
 # How one connection too many ends, before it has come to TLS or to a login.
 _TURNED_AWAY = (SMTPConnectError, SMTPHeloError, SMTPServerDisconnected, SMTPTimeoutError)
@@ -197,16 +197,13 @@ class Leases:
         """Open a connection; False if the claim waits for another one instead."""
         # Whoever is asked for a token may send a message.
         claim.holder = claim.holder or task_id()
-        if self._login_failures > login_failures:
-            # It was waiting for this very login: another try would count against the account.
-            assert self._login_failure is not None
-            raise copy(self._login_failure)
+        self._join_failed_login(ledger, login_failures)
         if ledger is not None:
             ledger.phase = "connecting"
         try:
             channel = await self._establish(call)
         except SMTPException as error:
-            self._remember(error)
+            self._remember(error, ledger)
             call.release()
             if not self._may_wait_after(error) or not self.pool.refused(
                 claim, anyio.current_time()
@@ -233,13 +230,32 @@ class Leases:
         with Clock(self._life.server) as clock:
             return await establish(self.settings, clock, self._tls_context.get, self.monitor)
 
-    def _remember(self, error: SMTPException) -> None:
+    def _join_failed_login(self, ledger: Ledger | None, login_failures: int) -> None:
+        """Raise the failure of a login that was tried while this one waited for it.
+
+        So that one that fails for now is tried once per pause of a `Retry`, and not once for each
+        message: a pause is such a wait too.
+        """
+        if ledger is not None and ledger.login_failures is not None:
+            login_failures = ledger.login_failures
+        if self._login_failures > login_failures:
+            # It was waiting for this very login: another try would count against the account.
+            assert self._login_failure is not None
+            self._tell_of_login(ledger)
+            raise copy(self._login_failure)
+
+    def _remember(self, error: SMTPException, ledger: Ledger | None) -> None:
         """A login that failed is not tried by those who waited for it to work."""
         if isinstance(error, SMTPAuthenticationError):
             self.pool.opens_one_first = True
             self._login_failures += 1
             # As it is now: once its send has ended, it says what became of that message.
             self._login_failure = copy(error)
+            self._tell_of_login(ledger)
+
+    def _tell_of_login(self, ledger: Ledger | None) -> None:
+        if ledger is not None:
+            ledger.login_failures = self._login_failures
 
     def _may_wait_after(self, error: SMTPException) -> bool:
         """Whether a connection was refused because of those that there are.

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 
-from anysmtp import SMTP, Limits, Retry, SMTPAuthenticationError, SMTPException
+from anysmtp import SMTP, Delivery, Limits, Retry, SMTPAuthenticationError, SMTPException
 from support.clients import deliver, on_memory
 from support.many import mail, send_all
 from support.script import DROP, Act, Answer
@@ -98,3 +98,36 @@ async def test_a_stream_tries_a_login_once_per_pause(connections: int) -> None:
     first, second, third = door.times
     assert second - first >= 50
     assert third - second >= 200
+
+
+@pytest.mark.parametrize("use", [tasks, both])
+@pytest.mark.parametrize("connections", [1, 3])
+async def test_so_do_tasks_that_wait_for_it(connections: int, use: Use) -> None:
+    """A login that one of them tries while others pause is theirs too."""
+    door = Door("AUTH", LATER)
+    limits = Limits(max_connections=connections)
+    async with door.server, on_memory(door.server, retry=RETRY, limits=limits, **USER) as smtp:
+        assert await door.tries_within(45, smtp, use) == 1
+    door = Door("AUTH", LATER)
+    async with door.server, on_memory(door.server, retry=RETRY, limits=limits, **USER) as smtp:
+        assert await door.tries_within(10_000, smtp, use) == 3
+
+
+async def test_a_login_that_works_after_a_pause_is_everybody_s() -> None:
+    door = Door("AUTH", LATER, times=1)
+    async with door.server, on_memory(door.server, retry=RETRY, **USER) as smtp:
+        assert await door.tries_within(10_000, smtp, tasks) == 2
+    assert len(door.server.messages) == 20
+
+
+async def test_a_message_that_comes_later_or_is_sent_again_tries_for_itself() -> None:
+    door = Door("AUTH", LATER)
+    async with door.server, on_memory(door.server, **USER) as smtp:
+        delivery: Delivery[None] = Delivery()
+        for count in range(1, 4):
+            with pytest.raises(SMTPAuthenticationError):
+                await deliver(smtp, delivery=delivery)
+            assert len(door.times) == 2 * count - 1
+            with pytest.raises(SMTPAuthenticationError):
+                await deliver(smtp)
+            assert len(door.times) == 2 * count

@@ -222,9 +222,9 @@ class SMTP(BaseMailer):
     ) -> Again | None:
         """Send once; whether, after a failure that the caller need not see, it is sent again."""
         ledger.phase = "waiting"
-        sending = Sending(job, ledger, self._settings.pipelining, self._leases.pace)
-        turn = Turn(call, sending)
         leases = self._leases
+        sending = Sending(job, ledger, self._settings.pipelining, leases.pace_of(again))
+        turn = Turn(call, sending)
         claim = await leases.lease(call, turn, ledger, again=again)
         channel = claim.connection
         assert channel is not None

@@ -70,6 +70,8 @@ class Again:
     """Whether it gets a fresh connection, and no other one after that."""
     turned_away: int = 0
     """How often the server said to it that there are too many connections."""
+    has_begun: bool = False
+    """Whether it has had its turn by the rate, and a server that is gone by now never counted it."""
 
 
 class Leases:
@@ -160,10 +162,16 @@ class Leases:
                 self.pool.lower(self.pool.size - 1, anyio.current_time())
             channel.is_stale = True
             return Again("the server wants fewer connections", turned_away=turned_away + 1)
-        is_lost = sending.is_stale or isinstance(error, SMTPServerDisconnected)
-        if is_lost and (claim.was_used or turn.has_boarded):
-            return Again("the connection was worn out, taking a new one", is_last=True)
+        is_gone = isinstance(error, SMTPServerDisconnected)
+        is_old = claim.was_used or turn.has_boarded or channel.has_rested
+        if is_old and (is_gone or sending.is_stale):
+            reason = "the connection was worn out, taking a new one"
+            return Again(reason, is_last=True, has_begun=is_gone and error.reply is None)
         return None
+
+    def pace_of(self, again: Again | None) -> Pace | None:
+        """What a message has to wait for before it begins."""
+        return None if again is not None and again.has_begun else self.pace
 
     def took_message(self) -> None:
         """The server took a message."""

@@ -30,10 +30,10 @@ OPENED_AT_ONCE = 5
 # Seconds before a server that refused a connection is asked for one more; doubled each time.
 FIRST_PAUSE = 10.0
 LONGEST_PAUSE = 640.0
-
-
 # So many use one connection together at most: more would wait there while another becomes idle.
 MAX_SHARE = 16
+# Taken from the number of a claim that has waited before: more than claims are ever counted, so that
+# all of those come before all others, and in their own order.
 _IN_FRONT = 2**60
 
 

@@ -159,6 +159,11 @@ class Sending:
         clock.stop()
         self._ledger.phase = "waiting"
         is_alone = channel.session.is_quiet
+        if not pace.may_begin_now:
+            channel.has_rested = True
+            # Where the server may have gone away meanwhile, the message is not staked on a guess;
+            # and the round trip is nothing against the wait.
+            self._pipelining = "auto" if self._pipelining == "eager" else self._pipelining
         if not await pace.begin(lambda: not is_alone or channel.looks_alive()):
             raise channel.worn_out()
         channel.check_open()

@@ -450,7 +450,7 @@ class Channel:
             goodbye=self.session.goodbye,
             broken=self.session.broken,
         )
-        if self.session.head is not None:
+        if self.session.head is not None and self.session.broken is None:
             failure.command = self.session.head.command.shown
         return failure
 

@@ -7,7 +7,6 @@ order, and nothing is left open.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from support.bench import LARGE, SMALL, TRANSPORTS, Bench, Transport, send
 from support.cancel import How, cancel_at, hows
 from support.fixtures import Tally
 from support.leaks import no_leaks
+from support.quick import every
 from support.script import DROP
 from support.scripted import DEFAULT_KEYWORDS
 from support.sends import Send
@@ -32,8 +32,8 @@ pytestmark = pytest.mark.anyio
 
 # More than any scenario has.
 BOUND = 500
-# Every await; with ANYSMTP_QUICK, for a further Python or an older dependency, every third.
-EACH = 3 if os.environ.get("ANYSMTP_QUICK") else 1
+# Every await, or fewer.
+EACH = every(5)
 
 CHUNKING = (*DEFAULT_KEYWORDS, "CHUNKING")
 

@@ -7,7 +7,6 @@ await of everybody. Each time another task sends with the same client, and is no
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from support.cancel import Ended, How, cancel_at, cancel_in_turn
 from support.fixtures import Tally
 from support.leaks import no_leaks
 from support.many import Source, mail
+from support.quick import every
 from support.scripted import DEFAULT_KEYWORDS
 from support.stage import Stage
 from support.stage import judge as judge_others
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.anyio
 
 BOUND = 2000
 MAILS = 4
-# Every turn; with ANYSMTP_QUICK, for a further Python or an older dependency, every fifth.
-EACH = 5 if os.environ.get("ANYSMTP_QUICK") else 1
+# Every turn, or fewer.
+EACH = every(11)
 CHUNKING = (*DEFAULT_KEYWORDS, "CHUNKING")
 
 # Where the work is other tasks', how asyncio cancels its caller makes no more difference than this.

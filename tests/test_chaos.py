@@ -9,7 +9,6 @@ pasted into `ONCE_WRONG`, and it is the same one in the next run.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -23,6 +22,7 @@ from hypothesis.strategies import SearchStrategy
 from anysmtp import SMTP
 from support.chaos import POINTS, ChaosServer, Fault, Letter, Plan, Report, Stream, carry_out, judge
 from support.fixtures import Tally
+from support.quick import every
 from support.virtual_time import virtual_time
 
 pytestmark = [
@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 T = TypeVar("T")
-PLANS = 30 if os.environ.get("ANYSMTP_QUICK") else 120
+PLANS = 120 // every(8)
 # What takes the client's timeout, or a part of it.
 TAKES_TIME = {"stalls", "is deaf", "is late", "is too late"}
 
@@ -258,7 +258,7 @@ class TestPlansThatOnceWentWrong:
     async def test_a_long_body_that_is_cancelled_anywhere_harms_none_that_rode_along(
         self, pipelining: Literal["auto", "eager"]
     ) -> None:
-        for turns in range(60):
+        for turns in range(0, 60, every(7)):
             long = Letter(1, size=100_000, cancelled_after=turns)
             letters = (Letter(0), long, Letter(2), Letter(3))
             judge(await carry_out(Plan(letters=letters, pipelining=pipelining)))

@@ -19,6 +19,7 @@ from support.script import DROP, STALL, Act
 from support.scripted import ScriptedServer
 from support.slow import SlowMessage
 from support.tls import Certificates
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -192,6 +193,7 @@ async def test_connect_raises_what_is_wrong_and_the_client_can_be_used_again() -
     assert [record.end for record in server.connections] == ["eof", "quit"]
 
 
+@in_virtual_time
 async def test_connect_that_is_cancelled_leaves_nothing_open() -> None:
     server = ScriptedServer(script={"EHLO": [STALL]})
     async with no_leaks(), server, on_memory(server) as smtp:
@@ -264,6 +266,7 @@ async def test_a_task_that_stops_waiting_for_the_connection_holds_up_nobody() ->
     assert len(server.connections) == 1
 
 
+@in_virtual_time
 async def test_waiting_for_the_connection_is_not_timed() -> None:
     async with (
         ScriptedServer() as server,

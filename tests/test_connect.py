@@ -34,6 +34,7 @@ from support.leaks import no_leaks
 from support.script import DROP, RESET, STALL, Act, Answer
 from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.tls import Certificates
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -842,6 +843,7 @@ async def test_tls_to_a_plaintext_port_gets_a_hint() -> None:
     assert isinstance(caught.value.__cause__, ssl.SSLError)
 
 
+@in_virtual_time
 async def test_plaintext_to_a_tls_port_gets_a_hint(certificates: Certificates) -> None:
     server = ScriptedServer(implicit_tls=certificates.server)
     async with (
@@ -854,6 +856,7 @@ async def test_plaintext_to_a_tls_port_gets_a_hint(certificates: Certificates) -
     assert "nothing came within 0.05 seconds" in str(caught.value)
 
 
+@in_virtual_time
 async def test_a_timeout_under_tls_gets_no_such_hint(certificates: Certificates) -> None:
     script: dict[str, Answer] = {"GREETING": STALL}
     async with (

@@ -35,6 +35,7 @@ from support.leaks import no_leaks
 from support.script import DEAF, DROP, STALL, Act, Answer
 from support.scripted import ScriptedServer
 from support.tls import Certificates
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -528,6 +529,7 @@ async def test_a_handshake_that_fails_closes_the_connection(certificates: Certif
         await server.wait_closed()
 
 
+@in_virtual_time
 async def test_a_handshake_that_is_cancelled_closes_the_connection(
     certificates: Certificates,
 ) -> None:
@@ -603,6 +605,7 @@ async def test_behind_a_method_that_is_cancelled_its_reply_is_read_and_thrown_aw
     assert server.connection.verbs == ["HELP", "NOOP"]
 
 
+@in_virtual_time
 async def test_a_method_that_is_cancelled_closes_the_connection_if_nobody_is_behind_it() -> None:
     async with no_leaks(), ScriptedServer(script={"HELP": STALL}) as server:
         conn = await connection_to(server)
@@ -625,6 +628,7 @@ async def test_a_method_that_is_cancelled_before_it_was_said_harms_nobody() -> N
     assert server.connection.verbs == ["EHLO", "HELP"]
 
 
+@in_virtual_time
 async def test_a_method_that_gets_no_reply_times_out_and_says_which() -> None:
     async with no_leaks(), ScriptedServer(script={"NOOP": STALL}) as server:
         conn = await connection_to(server, timeout=0.05)
@@ -637,6 +641,7 @@ async def test_a_method_that_gets_no_reply_times_out_and_says_which() -> None:
     assert isinstance(caught.value, TimeoutError)
 
 
+@in_virtual_time
 async def test_a_timeout_that_is_felt_between_two_commands_closes_the_connection_too() -> None:
     class Late(Wrapped):
         """What it receives comes when the time is up already."""
@@ -656,6 +661,7 @@ async def test_a_timeout_that_is_felt_between_two_commands_closes_the_connection
         await server.wait_closed()
 
 
+@in_virtual_time
 async def test_a_server_that_drips_its_reply_is_not_waited_for_any_longer() -> None:
     async def drip() -> None:
         for _ in range(50):
@@ -850,6 +856,7 @@ async def test_asking_for_another_connection_inside_the_last_one_is_an_error() -
     assert len(server.messages) == 1
 
 
+@in_virtual_time
 async def test_a_deaf_server_does_not_hold_up_the_end_of_a_connection() -> None:
     async with no_leaks(), ScriptedServer(script={"NOOP": DEAF}) as server:
         conn = await connection_to(server)

@@ -35,6 +35,7 @@ from support.leaks import no_leaks
 from support.script import DROP, RESET, STALL, Act
 from support.scripted import ScriptedServer
 from support.tls import Certificates
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -208,6 +209,7 @@ async def test_a_retry_loop_of_ten_lines_never_sends_twice(
     assert not set(had) & {*delivery.not_sent, *delivery.refused}
 
 
+@in_virtual_time
 async def test_a_retry_loop_survives_timeouts_of_its_own() -> None:
     script: Script = {"MAIL": [STALL], "DATA": [STALL]}
     delivery: Delivery[None] = Delivery()

@@ -5,7 +5,6 @@ What the server had of a message is the judge of what the client says of it.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
@@ -26,6 +25,7 @@ from support.bench import LARGE, SMALL, Bench, Transport, send, subject_of
 from support.fixtures import Tally
 from support.leaks import no_leaks
 from support.many import mail
+from support.quick import every
 from support.records import Record
 from support.scripted import DEFAULT_KEYWORDS
 from support.sends import Send
@@ -37,8 +37,8 @@ pytestmark = pytest.mark.anyio
 
 HOWS: tuple[Close, ...] = ("close", "truncate", "reset")
 BOUND = 10_000
-# Every byte; with ANYSMTP_QUICK, for a further Python or an older dependency, every third.
-EACH = 3 if os.environ.get("ANYSMTP_QUICK") else 1
+# Every byte, or fewer.
+EACH = every(7)
 GOODBYE = b"221 2.0.0 Bye\r\n"
 CHUNKING = (*DEFAULT_KEYWORDS, "CHUNKING")
 

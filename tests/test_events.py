@@ -23,6 +23,7 @@ from support.clients import connection_to, deliver, on_memory
 from support.script import DROP, STALL
 from support.scripted import ScriptedServer
 from support.tls import Certificates
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -100,6 +101,7 @@ async def test_a_handshake_that_fails_is_told(certificates: Certificates) -> Non
     assert [event.error for event in events] == [caught.value, caught.value]
 
 
+@in_virtual_time
 async def test_what_was_cancelled_is_told(certificates: Certificates) -> None:
     events: list[Event] = []
     script: Any = {"AUTH": STALL}

@@ -21,6 +21,7 @@ from support.clients import RAW, SENDER, Script, connection_to, deliver, on_memo
 from support.leaks import no_leaks
 from support.script import DEAF, DROP, STALL, Act
 from support.scripted import ScriptedServer
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -288,6 +289,7 @@ async def test_a_server_with_recipients_is_not_sent_an_empty_message(
     assert delivery.outcome in ("refused", "not_sent")
 
 
+@in_virtual_time
 @pytest.mark.parametrize("end", [DROP, STALL, Act("250 Ok\n250 Ok"), Act(b"?\r\n")])
 async def test_what_becomes_of_a_lone_dot_does_not_change_the_refusal(end: Act) -> None:
     script: Script = {"RCPT": ["550 5.1.1 No"] * 2, "DATA": ["354 Go on"], ".": [end]}
@@ -371,6 +373,7 @@ async def test_a_refusal_in_the_middle_of_a_large_message_is_the_error() -> None
     assert len(server.messages) == 1
 
 
+@in_virtual_time
 async def test_a_refusal_while_the_last_piece_is_on_its_way_is_the_error() -> None:
     """The server reads no further, and what is left is more than a socket takes."""
     delivery: Delivery[None] = Delivery()

@@ -30,6 +30,7 @@ from anysmtp import Envelope as To
 from support.bench import message, subject_of
 from support.clients import RAW, SENDER, deliver, email, on_memory
 from support.leaks import no_leaks
+from support.quick import sampled
 from support.script import DROP, RESET, STALL, Act, Answer, Rule
 from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 
@@ -196,6 +197,7 @@ SendAll: TypeAlias = "Callable[[SMTP, Sequence[int]], Coroutine[Any, Any, None]]
 both_ways = pytest.mark.parametrize("send_them", [send_all, stream_all])
 
 
+@sampled(3)
 @both_ways
 @pytest.mark.parametrize("pipelining", ["auto", "off", "eager"])
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -319,6 +321,7 @@ def never_more_than(house: House, count: int) -> None:
     assert sum(counts) == len(house.begun)
 
 
+@sampled(5)
 @pytest.mark.parametrize("send_them", [send_all, stream_all, one_by_one, in_connections])
 @pytest.mark.parametrize("pipelining", ["auto", "off", "eager"])
 @pytest.mark.parametrize(

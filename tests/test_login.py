@@ -29,6 +29,7 @@ from support.leaks import no_leaks
 from support.script import DROP, RESET, STALL, Act, Rule
 from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.tls import Certificates
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -505,6 +506,7 @@ async def test_wrong_credentials_are_never_shown() -> None:
     assert "word-of-ann" not in "\n".join(shown)
 
 
+@in_virtual_time
 async def test_a_login_that_is_cancelled_leaves_nothing_open(certificates: Certificates) -> None:
     server = tls_server(certificates, OFFERED, script={"AUTH": [STALL]})
     async with no_leaks(), server, client(server, certificates, **LOGIN) as smtp:

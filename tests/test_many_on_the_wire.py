@@ -21,6 +21,7 @@ from anysmtp import (
 from support.clients import Script, deliver, email, on_memory, on_tcp
 from support.leaks import no_leaks
 from support.many import Source, keys, mail, outcomes, send_all, subjects
+from support.quick import every, sampled
 from support.script import DROP, RESET, Act
 from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 
@@ -376,6 +377,7 @@ async def test_what_is_in_doubt_is_never_sent_again() -> None:
 POINTS = ["MAIL", "RCPT", "DATA", "BODY", "."]
 
 
+@sampled(4)
 @pytest.mark.parametrize("how", [DROP, RESET, Act("421 4.3.2 closing", then="close")])
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("pipelining", ["auto", "off"])
@@ -412,7 +414,7 @@ Pipelining: TypeAlias = Literal["auto", "eager", "off"]
 @pytest.mark.parametrize("pipelining", ["auto", "eager", "off"])
 async def test_a_connection_cut_after_each_octet_of_its_replies(pipelining: Pipelining) -> None:
     async with no_leaks():
-        for count in range(1, await cut_after(None, pipelining)):
+        for count in range(1, await cut_after(None, pipelining), every(7)):
             await cut_after(count, pipelining)
 
 

@@ -35,6 +35,7 @@ from support.leaks import no_leaks
 from support.script import DROP, RESET, STALL, Act, Answer
 from support.scripted import ScriptedServer
 from support.tls import Certificates
+from support.virtual_time import in_virtual_time
 from support.wire import Close
 
 pytestmark = pytest.mark.anyio
@@ -350,6 +351,7 @@ async def test_the_second_connection_may_fail_too() -> None:
     assert delivery.may_retry
 
 
+@in_virtual_time
 async def test_a_used_connection_that_stalls_is_a_timeout_and_nothing_is_sent_again() -> None:
     async with ScriptedServer() as server, on_memory(server, timeout=0.05) as smtp:
         await deliver(smtp)

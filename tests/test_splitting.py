@@ -28,6 +28,7 @@ from anysmtp import (
 from support.bench import message, subject_of
 from support.clients import RAW, SENDER, Script, email, on_memory
 from support.leaks import no_leaks
+from support.quick import sampled
 from support.records import Record
 from support.script import DROP, STALL, Answer
 from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
@@ -209,6 +210,7 @@ async def test_the_limits_are_those_of_the_connection_that_is_used() -> None:
 # What the server says when it has had enough
 
 
+@sampled(5)
 @pipelinings
 @pytest.mark.parametrize(
     "reply", [TOO_MANY, "452 Too many recipients", "552 Too many recipients", "552 5.5.3 Too many"]
@@ -567,6 +569,7 @@ async def test_several_tasks_send_such_messages_over_the_same_connections(
     assert all(record.verbs.count("MAIL") <= 7 for record in server.connections)
 
 
+@sampled(3)
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("count", [1, 3])
 @pipelinings

@@ -18,6 +18,7 @@ from support.leaks import no_leaks
 from support.script import DEAF, STALL
 from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.tls import Certificates
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -72,6 +73,7 @@ class Stalling:
             assert not self.server.received
 
 
+@in_virtual_time
 @stall_points
 async def test_the_callers_timeout_ends_a_stalled_send(
     point: str, certificates: Certificates

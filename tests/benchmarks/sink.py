@@ -104,6 +104,9 @@ class SinkProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._counts.reads += 1
+        self._answer(data)
+
+    def _answer(self, data: bytes) -> None:
         if self._held:
             data = self._held + data
             self._held = b""
@@ -228,16 +231,37 @@ class SinkProtocol(asyncio.Protocol):
         self._encrypted, self._greeted = True, False
         # What comes now is the handshake, and not for this protocol.
         self.transport.pause_reading()
+        self._take = self._take_injected
         task = asyncio.get_running_loop().create_task(self._encrypt(self._starttls))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return b"220 2.0.0 Go ahead\r\n"
 
+    def _take_injected(self, data: bytes, place: int) -> int:
+        """What came with STARTTLS was not encrypted, and is not to be taken as if it had been.
+
+        See RFC 3207 section 6.
+        """
+        self.transport.abort()
+        return len(data)
+
     async def _encrypt(self, context: ssl.SSLContext) -> None:
+        self._take = self._take_encrypted
         loop = asyncio.get_running_loop()
         transport = await loop.start_tls(self.transport, self, context, server_side=True)
         assert transport is not None
         self.transport = transport
+        self._take = self._take_command
+        self._answer(b"")
+
+    def _take_encrypted(self, data: bytes, place: int) -> int:
+        """Keep a command that came with the handshake's end, until there is what to answer it on.
+
+        Such bytes are here before `start_tls` returns; on the old transport their answer would go
+        out in the clear.
+        """
+        self._held = data[place:]
+        return len(data)
 
 
 def server_context(server_file: str) -> ssl.SSLContext:

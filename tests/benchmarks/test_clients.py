@@ -17,6 +17,7 @@ from benchmarks.floor import chunks
 from benchmarks.sink import Sink
 from benchmarks.task import Job, Task, Unavailable
 from benchmarks.workloads import WORKLOADS, Letters, Workload, letter
+from support.quick import sampled
 from support.tls import Certificates
 
 # What the others' libraries leave unclosed, or import by an old name, is not ours to judge.
@@ -49,6 +50,7 @@ def sink(certificates: Certificates) -> Iterator[Sink]:
         yield sink
 
 
+@sampled(4)
 @each_pair
 def test_all_messages_arrive(
     client: Client, workload: Workload, sink: Sink, certificates: Certificates

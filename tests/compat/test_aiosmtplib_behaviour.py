@@ -229,7 +229,7 @@ REFUSALS: Mapping[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 async def test_a_refusal_of_a_message(lib: Any, what: str) -> None:
     script, name, attributes = REFUSALS[what]
     async with ScriptedServer(script=script, strict=False) as server:
-        client = await client_of(lib, server, timeout=0.2 if STALL in script.values() else 10)
+        client = await client_of(lib, server, timeout=1 if STALL in script.values() else 10)
         with pytest.raises(lib.SMTPException) as caught:
             async with client:
                 await client.sendmail(SENDER, RECIPIENTS, RAW)

@@ -177,11 +177,11 @@ async def test_a_cancelled_connect_leaves_nothing() -> None:
 
 @pytest.mark.anyio
 async def test_tasks_take_turns_and_no_timeout_counts_the_waiting() -> None:
-    script = {".": [Act(late=0.06) for _ in range(4)]}
+    script = {".": [Act(late=0.6) for _ in range(4)]}
     results: list[object] = []
     async with (
         ScriptedServer(script=script) as server,
-        await connected(server, timeout=0.2) as client,
+        await connected(server, timeout=2) as client,
     ):
 
         async def send() -> None:

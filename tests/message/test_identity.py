@@ -36,6 +36,7 @@ from anysmtp._message._by_hand import written_by_hand
 from anysmtp._message._by_package import written_by_package
 from anysmtp._message._content import RawContent, WrittenContent
 from anysmtp._message._head import Unproven
+from support.quick import sampled
 
 AnyPolicy: TypeAlias = "Policy[Any]"
 
@@ -246,6 +247,7 @@ TEXTS = {
 }
 
 
+@sampled(3)
 @pytest.mark.parametrize("cte", ["7bit", "8bit", "base64", "quoted-printable", None])
 @pytest.mark.parametrize("charset", ["us-ascii", "utf-8", "iso-8859-1", "utf-16"])
 @pytest.mark.parametrize("text", TEXTS)
@@ -306,6 +308,7 @@ KINDS = [
 ]
 
 
+@sampled(4)
 @each_policy
 @pytest.mark.parametrize("kind", KINDS)
 def test_multiparts(policy: AnyPolicy, kind: str) -> None:
@@ -440,6 +443,7 @@ VALUES = [
 ]
 
 
+@sampled(3)
 @each_policy_of_fields
 @pytest.mark.parametrize("name", NAMES)
 def test_fields_of_every_kind(policy: AnyPolicy, name: str) -> None:

@@ -9,13 +9,14 @@ import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from anyio.pytest_plugin import extract_backend_and_options
 
 from .aiosmtpd_server import AiosmtpdServer
 from .cancel import How, hows
 from .postfix import Postfix, why_not
+from .quick import backend_of, left_out
 from .tls import Certificates
 
 USERS = {"ann": "correct horse", "jörg": "pässwörd"}
@@ -77,6 +78,13 @@ class Tally:
     def __call__(self, kind: str, count: int) -> None:
         self._counts[kind] += count
 
+    def add(self, counts: dict[str, int]) -> None:
+        """What was tried in another process."""
+        self._counts.update(counts)
+
+    def counts(self) -> dict[str, int]:
+        return dict(self._counts)
+
     def __str__(self) -> str:
         return ", ".join(f"{count} {kind}" for kind, count in self._counts.items())
 
@@ -84,10 +92,27 @@ class Tally:
 _TALLY = pytest.StashKey[Tally]()
 
 
+def _tally_of(config: pytest.Config) -> Tally:
+    return config.stash.setdefault(_TALLY, Tally())
+
+
 @pytest.fixture
 def tally(pytestconfig: pytest.Config) -> Tally:
     """Counts what the tests tried; the sums are shown at the end of the run."""
-    return pytestconfig.stash.setdefault(_TALLY, Tally())
+    return _tally_of(pytestconfig)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Each process of ``pytest -n`` tells the one that shows the sums."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["tally"] = _tally_of(session.config).counts()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if counts := getattr(node, "workeroutput", {}).get("tally"):
+        _tally_of(node.config).add(counts)
 
 
 def pytest_terminal_summary(
@@ -105,7 +130,20 @@ def cancel_how(request: pytest.FixtureRequest) -> How:
 
 
 def pytest_collection_finish() -> None:
-    """Thousands of tests are not looked through again each time that one collects garbage."""
+    _set_aside()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        _set_aside()
+
+
+def _set_aside() -> None:
+    """What is here between two files stays: thousands of tests, and the reports on them.
+
+    It is not looked through again each time that a test collects garbage.
+    """
     gc.collect()
     gc.freeze()
 
@@ -113,13 +151,18 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of a way of cancelling that their backend does not have are not tests."""
     vain = [item for item in items if not _has_its_how(item)]
-    if vain:
-        config.hook.pytest_deselected(items=vain)
-        items[:] = [item for item in items if item not in vain]
+    _deselect(config, items, vain)
+    _deselect(config, items, left_out(items))
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], some: list[pytest.Item]) -> None:
+    if some:
+        config.hook.pytest_deselected(items=some)
+        gone = {*some}
+        items[:] = [item for item in items if item not in gone]
 
 
 def _has_its_how(item: pytest.Item) -> bool:
     parameters: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
     how = parameters.get("cancel_how")
-    backend, _ = extract_backend_and_options(parameters.get("anyio_backend", ""))
-    return how is None or how in hows(backend)
+    return how is None or how in hows(backend_of(item))

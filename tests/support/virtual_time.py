@@ -51,3 +51,7 @@ def virtual_time() -> list[Any]:
         clock = MockClock(autojump_threshold=0)
         backends.append(pytest.param(("trio", {"clock": clock}), id="trio"))
     return backends
+
+
+in_virtual_time = pytest.mark.parametrize("anyio_backend", virtual_time())
+"""The test runs on both backends, in virtual time: a busy machine is not mistaken for a stall."""

@@ -5,6 +5,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from support.memory import memory_pair
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +43,7 @@ async def test_a_send_waits_while_the_pipe_is_full() -> None:
     assert [chunk for chunk, continues in received if not continues] == [b"abc", b"i"]
 
 
+@in_virtual_time
 async def test_a_cancelled_send_leaves_a_part_behind() -> None:
     here, there = memory_pair(capacity=3)
     async with here, there:

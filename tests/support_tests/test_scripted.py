@@ -11,6 +11,7 @@ from support.leaks import no_leaks
 from support.script import DEAF, DROP, RESET, STALL, Act, Table
 from support.scripted import ScriptedServer
 from support.tls import Certificates
+from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -237,6 +238,7 @@ async def test_a_script_can_change_on_the_way() -> None:
         assert await client.ask(b"NOOP\r\n") == b"250 2.0.0 Ok"
 
 
+@in_virtual_time
 async def test_a_reply_can_be_late() -> None:
     event = anyio.Event()
     async with (
@@ -263,6 +265,7 @@ async def test_an_early_refusal_comes_while_the_body_is_under_way() -> None:
     assert server.received == []
 
 
+@in_virtual_time
 @pytest.mark.parametrize(("answer", "reads_on"), [(STALL, True), (DEAF, False)])
 async def test_a_stalled_server_reads_on_and_a_deaf_one_does_not(
     answer: Act, reads_on: bool
@@ -309,6 +312,7 @@ async def test_a_connection_can_be_refused(answer: Act) -> None:
         await (await server.connectable.connect()).aclose()
 
 
+@in_virtual_time
 async def test_a_connection_can_be_never_made() -> None:
     async with ScriptedServer(script={"CONNECT": STALL}) as server:
         with anyio.move_on_after(0.01) as scope:

@@ -11,6 +11,7 @@ from anyio.streams.tls import TLSStream
 
 from support.bare import HELLO, BareClient
 from support.leaks import no_leaks
+from support.quick import sampled
 from support.script import Act
 from support.scripted import ScriptedServer
 from support.tls import Certificates
@@ -57,6 +58,7 @@ async def read_to_the_end(stream: ByteStream) -> tuple[bytes, Exception]:
         return received, exc
 
 
+@sampled(3)
 @pytest.mark.parametrize("by", ["cut", "script", "hang_up"])
 @pytest.mark.parametrize(("kind", "how", "error"), ENDS)
 async def test_a_connection_ends_as_told(

@@ -203,6 +203,10 @@ class SMTP(BaseMailer):
     def _admitted(self) -> AbstractContextManager[object]:
         return self._life.admit()
 
+    @property
+    def _is_over(self) -> bool:
+        return self._life.is_over
+
     async def _abort(self) -> None:
         """End everything that is under way, and close every connection."""
         self._life.abort("the client was closed")

@@ -71,7 +71,7 @@ class Again:
     turned_away: int = 0
     """How often the server said to it that there are too many connections."""
     has_begun: bool = False
-    """Whether it has had its turn by the rate, and a server that is gone by now never counted it."""
+    """Whether it had its turn by the rate, on a connection that was gone by then."""
 
 
 class Leases:

@@ -143,6 +143,7 @@ class SendMany(Generic[K]):
             if _comes_first(error, exc):
                 raise error from None
         finally:
+            self._stream.abandon()
             self._admitted.__exit__(None, None, None)
 
 
@@ -183,6 +184,10 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         """The caller has left."""
         self._is_left = True
         self._outlet.ring()
+
+    def abandon(self) -> None:
+        """Nothing is under way any more."""
+        self._crew.abandon()
 
     def __aiter__(self) -> Self:
         return self
@@ -296,7 +301,11 @@ class _Intake:
         else:
             item.book = asked.book(self._monitor)
         item.book.__enter__()
-        job = await self._prepare(mail, item.book)
+        try:
+            job = await self._prepare(mail, item.book)
+        except BaseException as error:
+            item.end(error)
+            raise
         item.attempts = Attempts(job, item.book.ledger, self._settings.retry)
 
 

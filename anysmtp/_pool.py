@@ -32,8 +32,8 @@ FIRST_PAUSE = 10.0
 LONGEST_PAUSE = 640.0
 # So many use one connection together at most: more would wait there while another becomes idle.
 MAX_SHARE = 16
-# Taken from the number of a claim that has waited before: more than claims are ever counted, so that
-# all of those come before all others, and in their own order.
+# Taken from the number of a claim that has waited before: more than claims are ever counted, so
+# that all of those come before all others, and in their own order.
 _IN_FRONT = 2**60
 
 

@@ -6,11 +6,11 @@ in line one after another on it: the next message boards with the end of the one
 a worker is a *conveyor*; it ends when somebody else waits for a connection.
 
 A message leaves the line for a conveyor, and then its transaction has ended: it is given back to
-the `Outlet`, or is in line again, in front, or *sleeps* until it is tried again. What is wrong with a
-message or a server is in its delivery; what a worker raises is a cancellation or a mistake of ours.
-One that gets no connection may *rest*: nobody tries to connect meanwhile, and what is in line goes
-over the connections that are there. If that is of no use either the crew is *stuck*: nothing more
-is begun, and its `failure` is there once what was under way has ended.
+the `Outlet`, or is in line again, in front, or *sleeps* until it is tried again. What is wrong with
+a message or a server is in its delivery; what a worker raises is a cancellation, or a mistake of
+ours. One that gets no connection may *rest*: nobody tries to connect meanwhile, and what is in line
+goes over the connections that are there. If that is of no use either the crew is *stuck*: nothing
+more is begun, and its `failure` is there once what was under way has ended.
 """
 
 from __future__ import annotations

@@ -52,10 +52,14 @@ class Lifecycle:
         elif self._loop != loop:
             raise RuntimeError("the client belongs to another event loop: make one for this loop")
 
-    def check_open(self) -> None:
+    def check_state(self) -> None:
         """RuntimeError if the client lets in nothing new."""
         if self.state in ("closing", "closed"):
             raise RuntimeError("the client is closed: make a new one")
+
+    def check_open(self) -> None:
+        """RuntimeError if it lets in nothing new, or nothing of this event loop."""
+        self.check_state()
         self.check_loop()
 
     def admit(self) -> Admitted:

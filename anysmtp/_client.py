@@ -124,13 +124,16 @@ class SMTP(BaseMailer):
     async def connect(self) -> Extensions:
         """Open a connection and check it now; what the server offers on it.
 
-        Does nothing where one is open already. SMTPConnectError, SMTPTLSError, SMTPHeloError,
+        Does nothing where one is open already, also if it is in use. SMTPConnectError, SMTPTLSError, SMTPHeloError,
         SMTPAuthenticationError, SMTPNotSupported for a missing STARTTLS, and what may go wrong
         in any conversation. In whatever way it fails, cancellation included, it leaves nothing
         open.
         """
         try:
             with self._life.call() as call:
+                if (offered := self._leases.offered_in_use()) is not None:
+                    await lowlevel.checkpoint()
+                    return offered
                 claim = await self._leases.lease(call, Turn(call))
                 channel = claim.connection
                 assert channel is not None
@@ -144,7 +147,9 @@ class SMTP(BaseMailer):
         """One connection for oneself: ``async with smtp.connection() as conn``.
 
         Entering waits for one, and raises as `connect` does. RuntimeError if this task has it
-        already.
+        already. What is sent on it counts for the `Limits` of the client: it waits for the
+        ``rate``; a connection that has had its ``max_messages_per_connection`` is replaced once
+        it is given back. A `Retry` is not applied: who speaks for himself hears each refusal.
         """
         return Borrowed(self)
 
@@ -254,12 +259,14 @@ class Borrowed:
 
     def __init__(self, client: SMTP) -> None:
         self._client = client
+        self._is_entered = False
         self._claim: Claim[Channel] | None = None
         self._connection: SMTPConnection | None = None
 
     async def __aenter__(self) -> SMTPConnection:
-        if self._claim is not None:
+        if self._is_entered:
             raise RuntimeError("each `connection()` is entered once")
+        self._is_entered = True
         client = self._client
         with client._life.call() as call:
             self._claim = await client._leases.lease(call, Turn(call), is_held=True)
@@ -274,6 +281,7 @@ class Borrowed:
             allow_plaintext_auth=settings.allow_plaintext_auth,
             is_opportunistic=settings.tls == "opportunistic",
             pipelining=settings.pipelining,
+            pace=client._leases.pace,
             require_all=settings.require_all,
             add_missing_headers=settings.add_missing_headers,
         )

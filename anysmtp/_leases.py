@@ -30,6 +30,7 @@ from ._farewell import close_all, quit_all
 from ._lifecycle import Call, Lifecycle
 from ._monitor import Monitor
 from ._pool import Claim, Pool
+from ._protocol._extensions import Extensions
 from ._protocol._transaction import MAX_FLIGHT
 from ._rate import Pace
 from ._sending import WINDOW, Sending
@@ -172,6 +173,11 @@ class Leases:
     def pace_of(self, again: Again | None) -> Pace | None:
         """What a message has to wait for before it begins."""
         return None if again is not None and again.has_begun else self.pace
+
+    def offered_in_use(self) -> Extensions | None:
+        """What the server offers on a connection that somebody uses, if there is one."""
+        channels = (channel for channel in self.pool.connections_in_use() if channel.is_open)
+        return next((channel.session.extensions for channel in channels), None)
 
     def took_message(self) -> None:
         """The server took a message."""

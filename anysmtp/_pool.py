@@ -313,6 +313,9 @@ class Pool(Generic[C]):
         """All connections, idle and in use."""
         return [slot.connection for slot in self._slots if slot.connection is not None]
 
+    def connections_in_use(self) -> list[C]:
+        return [held.connection for held in self._granted if held.connection is not None]
+
     def is_held_by(self, holder: object) -> bool:
         return any(held.holder == holder for held in self._granted)
 

@@ -228,6 +228,13 @@ def no_such_option(unknown: set[str], options: type, instead: Mapping[str, str])
     )
 
 
+def wrong_type(name: str, kind: type, given: str) -> TypeError:
+    """What to raise for an option that is of another type."""
+    # As they are spoken: an Envelope, an SSLContext.
+    article = "an" if kind.__name__[0] in "AEIOS" else "a"
+    return TypeError(f"{name} is {article} {kind.__name__}, not {given}")
+
+
 class Asked:
     """What a send asks for, its arguments and its ``envelope`` together."""
 
@@ -408,7 +415,7 @@ def _given(name: str, options: SendOptions, kind: type[T]) -> T | None:
     """An option, of its type or None: not whatever can be taken for it."""
     value = cast("dict[str, Any]", options).get(name)
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} is a {kind.__name__}, not {value!r}")
+        raise wrong_type(name, kind, repr(value))
     return value
 
 

@@ -13,6 +13,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from ipaddress import ip_address
 from pathlib import PurePath
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
@@ -25,7 +26,7 @@ from ._attempts import Retry
 from ._clock import Timeouts, timeouts_of
 from ._connect import Endpoint
 from ._grammar import CONTROLS, LOCAL_HOSTNAME
-from ._mailer import no_such_option
+from ._mailer import no_such_option, wrong_type
 from ._protocol._transaction import Pipelining
 from .events import Observer
 
@@ -53,7 +54,7 @@ class Limits:
         if self.max_messages_per_connection is not None:
             _checked_count("max_messages_per_connection", self.max_messages_per_connection)
         if self.keepalive_expiry is not None:
-            _checked_seconds("keepalive_expiry", self.keepalive_expiry)
+            _checked_seconds("keepalive_expiry", self.keepalive_expiry, "and finite (None: never)")
         if self.rate is not None:
             if not _is_pair(self.rate):
                 raise TypeError(f"rate is (messages, seconds), not {self.rate!r}")
@@ -265,6 +266,8 @@ def _from_url(url: str) -> tuple[str, int | None, Options]:
 def _function(name: str, value: Any) -> Any:
     if value is not None and not callable(value):
         raise TypeError(f"{name} is a function, not {value!r}")
+    if iscoroutinefunction(value) or iscoroutinefunction(getattr(value, "__call__", None)):
+        raise TypeError(f"{name} is a function, not an async one: nobody would await it")
     return value
 
 
@@ -283,11 +286,11 @@ def _checked_count(name: str, number: Any) -> None:
         raise ValueError(f"{name} is 1 or more, not {number}")
 
 
-def _checked_seconds(name: str, seconds: Any) -> None:
+def _checked_seconds(name: str, seconds: Any, hint: str = "and finite") -> None:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(f"{name} is a number of seconds, not {seconds!r}")
     if not 0 < seconds < float("inf"):
-        raise ValueError(f"{name} is above 0 seconds, not {seconds!r}")
+        raise ValueError(f"{name} is above 0 seconds {hint}, not {seconds!r}")
 
 
 def _one_of(name: str, value: Any, choices: Any) -> Any:
@@ -298,7 +301,7 @@ def _one_of(name: str, value: Any, choices: Any) -> Any:
 
 def _instance(name: str, value: Any, kind: type) -> Any:
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} is a {kind.__name__}, not {type(value).__name__}")
+        raise wrong_type(name, kind, type(value).__name__)
     return value
 
 

@@ -124,10 +124,10 @@ class SMTP(BaseMailer):
     async def connect(self) -> Extensions:
         """Open a connection and check it now; what the server offers on it.
 
-        Does nothing where one is open already, also if it is in use. SMTPConnectError, SMTPTLSError, SMTPHeloError,
-        SMTPAuthenticationError, SMTPNotSupported for a missing STARTTLS, and what may go wrong
-        in any conversation. In whatever way it fails, cancellation included, it leaves nothing
-        open.
+        Does nothing where one is open already, in use or not. SMTPConnectError, SMTPTLSError,
+        SMTPHeloError, SMTPAuthenticationError, SMTPNotSupported for a missing STARTTLS, and
+        what may go wrong in any conversation. In whatever way it fails, cancellation included,
+        it leaves nothing open.
         """
         try:
             with self._life.call() as call:

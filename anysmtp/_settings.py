@@ -264,9 +264,11 @@ def _from_url(url: str) -> tuple[str, int | None, Options]:
 
 
 def _function(name: str, value: Any) -> Any:
-    if value is not None and not callable(value):
+    if value is None:
+        return None
+    if not callable(value):
         raise TypeError(f"{name} is a function, not {value!r}")
-    if iscoroutinefunction(value) or iscoroutinefunction(getattr(value, "__call__", None)):
+    if iscoroutinefunction(value) or iscoroutinefunction(value.__call__):
         raise TypeError(f"{name} is a function, not an async one: nobody would await it")
     return value
 

@@ -9,9 +9,18 @@ from ._clock import Timeouts
 from ._connect import create_tls_context
 from ._connection import SMTPConnection
 from ._delivery import Delivery, Outcome
-from ._envelope import AddressLike, Envelope, Mail, RawMessage, Receipt, Recipients
+from ._envelope import (
+    AddressLike,
+    Envelope,
+    Mail,
+    RawMessage,
+    Receipt,
+    Recipient,
+    Recipients,
+)
 from ._mailer import Mailer, SendOptions
 from ._many import SendMany
+from ._parameters import DSN, DeliverBy, Notify
 from ._protocol._extensions import Extensions
 from ._reply import Reply
 from ._send import SendAloneOptions, send
@@ -38,16 +47,20 @@ from .errors import (
 __all__ = [
     "AddressLike",
     "Borrowed",
+    "DSN",
+    "DeliverBy",
     "Delivery",
     "Envelope",
     "Extensions",
     "Limits",
     "Mail",
     "Mailer",
+    "Notify",
     "Options",
     "Outcome",
     "RawMessage",
     "Receipt",
+    "Recipient",
     "Recipients",
     "Reply",
     "Retry",

@@ -244,10 +244,11 @@ class Channel:
         if self._closing is not None:
             await self._close_if_forsaken()
 
-    def begin_body(self, octets: int, sink: Sink) -> Awaited:
-        """The message goes out from here on; what its end awaits."""
-        self._trace(">", (f"(a message of {octets} octets)",))
-        return self.session.begin_body(sink)
+    def begin_body(self, octets: int, sink: Sink, chunk: Command | None = None) -> Awaited:
+        """The message goes out from here on, behind a BDAT or not; what its end awaits."""
+        lines = () if chunk is None else (chunk.shown,)
+        self._trace(">", (*lines, f"(a message of {octets} octets)"))
+        return self.session.begin_body(sink, chunk=chunk)
 
     def end_body(self, end: Awaited, turn: Turn) -> None:
         """The end of the message is about to leave, and its reply is awaited from now on."""

@@ -68,8 +68,8 @@ class SMTP(BaseMailer):
         ``smtp+unix:///path``.
 
         User name and password are percent-decoded. The query may have ``local_hostname``,
-        ``timeout``, ``require_all`` and ``pipelining``. ValueError, which never shows the URL, for
-        anything else.
+        ``timeout``, ``require_all``, ``pipelining`` and ``chunking``. ValueError, which never shows
+        the URL, for anything else.
         """
         hostname, port, from_the_url = from_url(url)
         if both := set(from_the_url) & set(options):
@@ -232,7 +232,8 @@ class SMTP(BaseMailer):
         """Send once; whether, after a failure that the caller need not see, it is sent again."""
         ledger.phase = "waiting"
         leases = self._leases
-        sending = Sending(job, ledger, self._settings.pipelining, leases.pace_of(again))
+        settings, pace = self._settings, leases.pace_of(again)
+        sending = Sending(job, ledger, settings.pipelining, settings.chunking, pace)
         turn = Turn(call, sending)
         claim = await leases.lease(call, turn, ledger, again=again)
         channel = claim.connection
@@ -282,6 +283,7 @@ class Borrowed:
             is_opportunistic=settings.tls == "opportunistic",
             pipelining=settings.pipelining,
             pace=client._leases.pace,
+            chunking=settings.chunking,
             require_all=settings.require_all,
             add_missing_headers=settings.add_missing_headers,
         )

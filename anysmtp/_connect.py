@@ -103,6 +103,14 @@ class Link:
         return self.stream.extra(TLSAttribute.ssl_object, None) is not None
 
     @property
+    def is_verified(self) -> bool:
+        """Whether it is under TLS with a certificate that was verified, and is for the server."""
+        tls = self.stream.extra(TLSAttribute.ssl_object, None)
+        if tls is None:
+            return False
+        return tls.context.verify_mode == ssl.CERT_REQUIRED and tls.context.check_hostname
+
+    @property
     def address_literal(self) -> str:
         """This side's address as EHLO gives it (RFC 5321 section 4.1.3)."""
         address: object = None

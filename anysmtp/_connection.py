@@ -30,7 +30,7 @@ from ._monitor import Monitor
 from ._protocol import _commands
 from ._protocol._commands import Command
 from ._protocol._extensions import Extensions
-from ._protocol._transaction import Pipelining
+from ._protocol._transaction import Chunking, Pipelining
 from ._rate import Pace
 from ._reply import Reply
 from ._sending import Sending
@@ -38,6 +38,7 @@ from ._turns import Turn
 from .errors import (
     SMTPDataError,
     SMTPHeloError,
+    SMTPNotSupported,
     SMTPRecipientsRefused,
     SMTPResponseException,
     SMTPSenderRefused,
@@ -91,6 +92,7 @@ class SMTPConnection(BaseMailer):
         self._local_hostname = local_hostname
         self._allow_plaintext_auth = allow_plaintext_auth
         self._pipelining: Pipelining = "auto"
+        self._chunking: Chunking = "auto"
         self._pace: Pace | None = None
         self._is_opportunistic = False
         self._is_retired = False
@@ -199,13 +201,14 @@ class SMTPConnection(BaseMailer):
             refused = SMTPRecipientsRefused({mailbox.given: error.reply})
             raise _dialogue.located(refused, self._channel, command) from None
 
-    async def data(self, message: RawMessage) -> Reply:
+    async def data(self, message: RawMessage, *, allow_long_lines: bool = False) -> Reply:
         """DATA (RFC 5321 section 4.1.1.4), the message, and the reply to its end.
 
-        Line ends become CRLF, dots are stuffed. SMTPDataError if the server refuses. A connection
-        that is lost or cancelled once the end of the message was written leaves it in doubt.
+        Line ends become CRLF, dots are stuffed. ValueError for a line of more than 998 octets,
+        unless ``allow_long_lines``. SMTPDataError if the server refuses. A connection that is lost
+        or cancelled once the end of the message was written leaves it in doubt.
         """
-        content = await raw_content(message)
+        content = await raw_content(message, allow_long_lines=allow_long_lines)
 
         async def transfer(clock: Clock) -> Reply:
             await _dialogue.demand(self._channel, clock, _commands.DATA, SMTPDataError)
@@ -227,16 +230,17 @@ class SMTPConnection(BaseMailer):
     async def vrfy(self, address: str) -> Reply:
         """VRFY (RFC 5321 section 4.1.1.6). 252 is a yes that promises nothing.
 
-        SMTPResponseException for a no.
+        SMTPResponseException for a no. What is not ASCII goes in UTF-8 (RFC 6531 section 3.7.4.2):
+        SMTPNotSupported, with nothing sent, if the server does not offer SMTPUTF8.
         """
-        return await self._demand(_commands.with_argument("VRFY", address), ready=True)
+        return await self._inquire("VRFY", address)
 
     async def expn(self, name: str) -> Reply:
         """EXPN (RFC 5321 section 4.1.1.7): a mailing list's members, a line each.
 
-        SMTPResponseException for a no.
+        SMTPResponseException for a no. What is not ASCII goes in UTF-8, as with `vrfy`.
         """
-        return await self._demand(_commands.with_argument("EXPN", name), ready=True)
+        return await self._inquire("EXPN", name)
 
     async def help(self, topic: str = "") -> Reply:
         """HELP (RFC 5321 section 4.1.1.8). SMTPResponseException if the server refuses."""
@@ -289,7 +293,7 @@ class SMTPConnection(BaseMailer):
         return f"<SMTPConnection {link.server}{tls} {state}>"
 
     async def _deliver(self, job: Job, ledger: Ledger) -> None:
-        sending = Sending(job, ledger, self._pipelining, self._pace)
+        sending = Sending(job, ledger, self._pipelining, self._chunking, self._pace)
 
         async def transact(clock: Clock) -> None:
             await sending.deliver(self._channel, turn)
@@ -297,6 +301,19 @@ class SMTPConnection(BaseMailer):
         turn = Turn(passenger=sending)
         ledger.phase = "waiting"
         await self._take_turn(transact, ready=True, turn=turn)
+
+    async def _inquire(self, verb: str, argument: str) -> Reply:
+        command = _commands.inquiry(verb, argument)
+
+        async def inquire(clock: Clock) -> Reply:
+            if not argument.isascii() and not self.extensions.smtputf8:
+                error = SMTPNotSupported(
+                    f"{argument} is not ASCII and the server does not offer SMTPUTF8"
+                )
+                raise _dialogue.located(error, self._channel, command)
+            return await _dialogue.demand(self._channel, clock, command)
+
+        return await self._take_turn(inquire, ready=True)
 
     async def _demand(
         self,
@@ -358,6 +375,7 @@ def connection_on(
     allow_plaintext_auth: bool,
     is_opportunistic: bool,
     pipelining: Pipelining,
+    chunking: Chunking,
     pace: Pace | None,
     require_all: bool,
     add_missing_headers: bool,
@@ -373,6 +391,7 @@ def connection_on(
     connection._monitor = channel.monitor
     connection._is_opportunistic = is_opportunistic
     connection._pipelining = pipelining
+    connection._chunking = chunking
     connection._pace = pace
     connection._require_all = require_all
     connection._add_missing_headers = add_missing_headers

@@ -428,7 +428,10 @@ class _Conveyor:
             self._board(item)
 
     def _equip(self, item: Item, call: Call) -> None:
-        pipelining, pace = self._leases.settings.pipelining, self._leases.pace_of(item.again)
-        item.sending = Sending(item.job, item.book.ledger, pipelining, pace)
+        settings = self._leases.settings
+        pace = self._leases.pace_of(item.again)
+        item.sending = Sending(
+            item.job, item.book.ledger, settings.pipelining, settings.chunking, pace
+        )
         item.turn = Turn(call, item.sending)
         item.book.ledger.phase = "waiting"

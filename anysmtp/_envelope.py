@@ -10,10 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from email.headerregistry import Address
 from email.message import Message
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, overload
 
+from ._parameters import (
+    BINARY,
+    DSN,
+    REQUIRETLS,
+    DeliverBy,
+    Notify,
+    Parameter,
+    deliver_by_parameter,
+    hold_parameter,
+    notified,
+    notify_parameter,
+    orcpt_parameter,
+    priority_parameter,
+)
 from ._reply import Reply
 from .errors import SMTPRecipientsRefused
 
@@ -29,7 +44,46 @@ else:
 AddressLike: TypeAlias = str | Address
 """``"a@x.example"``, ``"Name <a@x.example>"`` or an ``email.headerregistry.Address``; one each."""
 
-Recipients: TypeAlias = AddressLike | Iterable[AddressLike]
+
+@dataclass(frozen=True, slots=True, init=False)
+class Recipient:
+    """A recipient of whom the server is asked for more than delivery (DSN, RFC 3461).
+
+    SMTPNotSupported where the server does not offer it. ValueError for what makes no sense.
+    """
+
+    address: AddressLike
+    """As everywhere; it is parsed by the send."""
+    notify: tuple[Notify, ...]
+    """What is reported to the sender: some of ``"success"``, ``"failure"`` and ``"delay"``, or
+    ``"never"``; none: as the message's `DSN` says."""
+    orcpt: str | None
+    """Who the message was for at first, for reports: an address, or one with its type, as
+    ``"rfc822;ann@example.com"``."""
+
+    def __init__(
+        self,
+        address: AddressLike,
+        *,
+        notify: Notify | Iterable[Notify] = (),
+        orcpt: str | None = None,
+    ) -> None:
+        if not isinstance(address, (str, Address)):
+            raise TypeError(f"an address is a str or an Address, not {address!r}")
+        if orcpt is not None:
+            orcpt_parameter(orcpt)
+        object.__setattr__(self, "address", address)
+        object.__setattr__(self, "notify", notified(notify))
+        object.__setattr__(self, "orcpt", orcpt)
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What it comes to in RCPT."""
+        notify = (notify_parameter(self.notify),) if self.notify else ()
+        orcpt = () if self.orcpt is None else (orcpt_parameter(self.orcpt),)
+        return (*notify, *orcpt)
+
+
+Recipients: TypeAlias = AddressLike | Recipient | Iterable[AddressLike | Recipient]
 """One recipient or several. A string is one address: ``"a@x, b@x"`` is a ValueError."""
 
 
@@ -47,6 +101,8 @@ class Mailbox:
     """As written where the transaction uses SMTPUTF8 (RFC 6531)."""
     ascii: str | None
     """As written without: the domain in A-labels. None if only SMTPUTF8 can carry it."""
+    parameters: tuple[Parameter, ...] = ()
+    """What RCPT asks for beside."""
 
 
 class Content(Protocol):
@@ -82,27 +138,79 @@ class Job:
     content: Content
     downgrade: Callable[[], Awaitable[Content]] | None = None
     """Makes the same message in 7bit, for a server without 8BITMIME; None: it cannot be made."""
+    fixed: str | None = None
+    """Why its octets must stay as they are, such as ``"it is signed"``; None: they need not."""
+    utf8_address: str | None = None
+    """An address for which the header section is in UTF-8, where that is known."""
+    mail_parameters: tuple[Parameter, ...] = ()
     mail_options: tuple[str, ...] = ()
     rcpt_options: tuple[str, ...] = ()
     require_all: bool = False
     message_id: str | None = None
 
+    @property
+    def is_binary(self) -> bool:
+        """Whether it has octets that are in no lines, which only BDAT carries (RFC 3030)."""
+        return BINARY in self.mail_parameters
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """Who a message is from and to, where that is not what its header fields say.
+    """Who a message is from and to, where that is not what its header fields say; and what seldom
+    is asked for.
 
-    Given beside the arguments of the same name it must not contradict them (ValueError).
+    Given beside the arguments of the same name it must not contradict them (ValueError). What the
+    server does not offer is SMTPNotSupported, with nothing sent.
     """
 
     sender: AddressLike | None = None
     """The reverse-path, ``""`` for the null one; None: as the header fields say."""
     recipients: Recipients | None = None
     """The forward-paths; None: as the header fields say."""
+    dsn: DSN | None = None
+    """What the sender wants to be told about the delivery (RFC 3461)."""
+    require_tls: bool = False
+    """Whether each server on the way must encrypt and verify, or return the message (REQUIRETLS,
+    RFC 8689). SMTPTLSError where the connection is not under TLS with a verified certificate."""
+    priority: int | None = None
+    """From -9 to 9, 0 being what all others have (MT-PRIORITY, RFC 6710)."""
+    deliver_by: float | timedelta | datetime | DeliverBy | None = None
+    """By when it is to be delivered, or else returned: seconds from the MAIL command, a timedelta,
+    or the moment (DELIVERBY, RFC 2852). `DeliverBy` says what else may happen."""
+    hold_until: float | timedelta | datetime | None = None
+    """Until when the server holds it back: seconds, a timedelta, or the moment (FUTURERELEASE,
+    RFC 4865)."""
+    binary: bool = False
+    """Whether attachments travel as raw octets, a quarter smaller than in base64 (BINARYMIME and
+    CHUNKING, RFC 3030). A raw message is sent as it is then, line ends included."""
+    allow_long_lines: bool = False
+    """Whether a message is sent though it has lines of more than 998 octets (RFC 5321 section
+    4.5.3.1.6) that cannot be encoded anew. Otherwise that is a ValueError."""
     mail_options: Iterable[str] = ()
     """Parameters of the MAIL command as they stand in it, such as ``"RET=HDRS"``."""
     rcpt_options: Iterable[str] = ()
     """Parameters of each RCPT command, such as ``"NOTIFY=NEVER"``."""
+
+    def __post_init__(self) -> None:
+        if self.dsn is not None and not isinstance(self.dsn, DSN):
+            raise TypeError(f"dsn is a DSN, not {self.dsn!r}")
+        for name in ("require_tls", "binary", "allow_long_lines"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} is a bool, not {getattr(self, name)!r}")
+        self.parameters()
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What it comes to in MAIL, but for its DSN."""
+        found: list[Parameter] = []
+        if self.require_tls:
+            found.append(REQUIRETLS)
+        if self.priority is not None:
+            found.append(priority_parameter(self.priority))
+        if self.deliver_by is not None:
+            found.append(deliver_by_parameter(self.deliver_by))
+        if self.hold_until is not None:
+            found.append(hold_parameter(self.hold_until))
+        return tuple(found)
 
 
 class Mail(Generic[K]):

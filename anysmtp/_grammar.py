@@ -59,7 +59,9 @@ LOCAL_HOSTNAME = re.compile(rf"{DOMAIN.pattern}|{ADDRESS_LITERAL.pattern}")
 #     Quoted-string = DQUOTE *(qtextSMTP / quoted-pairSMTP) DQUOTE
 # Reality: dots stand anywhere in a Dot-string. Japanese carriers gave out a..b@ and a.@ for
 # years, and these mailboxes live on.
-_ATOMS = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~.\-"
+_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
+_ATOMS = rf".{_ATEXT}"
+STRICT_DOT_STRING = re.compile(rf"[{_ATEXT}{_NON_ASCII}]+(?:\.[{_ATEXT}{_NON_ASCII}]+)*")
 DOT_STRING = re.compile(rf"[{_ATOMS}{_NON_ASCII}]+")
 QUOTED_STRING = re.compile(rf'"(?:[\x20\x21\x23-\x5b\x5d-\x7e{_NON_ASCII}]|\\[\x20-\x7e])*"')
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from email.message import Message
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -32,6 +32,8 @@ from ._envelope import (
     Recipients,
 )
 from ._message import (
+    BinaryContent,
+    LongLine,
     RawContent,
     estimate_size,
     message_id_of,
@@ -39,12 +41,16 @@ from ._message import (
     parse_recipients,
     parse_sender,
     prepare,
+    raw_binary,
     recipients_of,
     sender_of,
     serialise,
+    utf8_address_in,
+    why_fixed,
 )
 from ._monitor import Monitor, Since
-from ._protocol._commands import parameters
+from ._parameters import DSN
+from ._wishes import NO_WISHES, given, one, wishes_of
 from .errors import SMTPException
 
 if TYPE_CHECKING:
@@ -68,8 +74,17 @@ class SendOptions(TypedDict, total=False):
     rcpt_options: Iterable[str]
     """Parameters of each RCPT command, such as ``"NOTIFY=NEVER"``."""
 
+    dsn: DSN | None
+    """What the sender wants to be told about the delivery (RFC 3461)."""
+
+    binary: bool
+    """Whether attachments travel as raw octets; see `Envelope`."""
+
+    allow_long_lines: bool
+    """Whether lines of more than 998 octets are sent as they are; see `Envelope`."""
+
     envelope: Envelope | None
-    """Sender, recipients and parameters as a value of their own."""
+    """Sender, recipients and what is seldom asked for, as a value of its own."""
 
     require_all: bool | None
     """Whether the message goes to all recipients or to nobody; None: as the client has it."""
@@ -136,8 +151,9 @@ class BaseMailer(ABC):
         Sender and recipients come from its header fields (RFC 5322 section 3.6) unless they are
         given: Sender before From; To, Cc and Bcc; the Resent- fields instead where there
         are any. Bcc and Resent-Bcc do not leave; Date and Message-ID are added where they are
-        missing. The object itself is not touched, and may be changed as soon as the call
-        has begun. For the keyword options see `SendOptions`.
+        missing. Parts that the server cannot take as they are, for octets above 127 or lines of
+        more than 998, are sent in base64, unless they are signed. The object itself is not touched,
+        and may be changed as soon as the call has begun. For the keyword options see `SendOptions`.
 
         The Receipt says who was refused; SMTPRecipientsRefused is raised if all were.
         SMTPSenderRefused and SMTPDataError if the server does not take the message;
@@ -174,7 +190,8 @@ class BaseMailer(ABC):
         TypeError. Nothing is added to the message, and no header field is taken out. For the
         keyword options see `SendOptions`; for the result, the exceptions and cancellation
         `send_message`. SMTPNotSupported if the message has octets above 127 and the server does
-        not take those (RFC 6152): a message object can be sent to it.
+        not take those (RFC 6152): a message object can be sent to it. ValueError for a line of more
+        than 998 octets (RFC 5321 section 4.5.3.1.6), unless ``allow_long_lines``.
         """
         _required(sender, recipients)
         asked = Asked(options, sender, recipients, require_all=self._require_all)
@@ -207,8 +224,13 @@ class BaseMailer(ABC):
         """
 
 
-async def raw_content(message: RawMessage) -> RawContent:
-    """A raw message as content. TypeError for other types, ValueError for lone surrogates."""
+async def raw_content(
+    message: RawMessage, *, binary: bool = False, allow_long_lines: bool = False
+) -> RawContent | BinaryContent:
+    """A raw message as content; ``binary``: with its octets as they are.
+
+    TypeError for other types, ValueError for lone surrogates and for lines that are too long.
+    """
     if not isinstance(message, (bytes, bytearray, memoryview, str)):
         raise TypeError(
             f"a raw message is bytes or str, not {type(message).__name__} (send_message takes "
@@ -216,7 +238,12 @@ async def raw_content(message: RawMessage) -> RawContent:
         )
     # What the caller can change while a thread works on it is copied now.
     raw = message if isinstance(message, (bytes, str)) else bytes(message)
-    return await _run(lambda: RawContent(raw), len(raw) > _IN_THREAD)
+    if binary:
+        return await _run(lambda: raw_binary(raw), len(raw) > _IN_THREAD)
+    content = await _run(lambda: RawContent(raw), len(raw) > _IN_THREAD)
+    if content.has_long_lines and not allow_long_lines:
+        raise LongLine
+    return content
 
 
 def no_such_option(unknown: set[str], options: type, instead: Mapping[str, str]) -> TypeError:
@@ -226,13 +253,6 @@ def no_such_option(unknown: set[str], options: type, instead: Mapping[str, str])
         f"no option of this name: {', '.join(names)}; there are "
         f"{', '.join(options.__annotations__)}"
     )
-
-
-def wrong_type(name: str, kind: type, given: str) -> TypeError:
-    """What to raise for an option that is of another type."""
-    # As they are spoken: an Envelope, an SSLContext.
-    article = "an" if kind.__name__[0] in "AEIOS" else "a"
-    return TypeError(f"{name} is {article} {kind.__name__}, not {given}")
 
 
 class Asked:
@@ -249,13 +269,13 @@ class Asked:
         if not _SEND_OPTIONS.issuperset(options):
             unknown = set(options) - _SEND_OPTIONS
             raise no_such_option(unknown, SendOptions, _INSTEAD)
-        envelope = _given("envelope", options, Envelope) or _NO_ENVELOPE
-        self._sender: AddressLike | None = _one("sender", sender, envelope.sender)
-        self._recipients: Recipients | None = _one("recipients", recipients, envelope.recipients)
-        self.delivery: Delivery[Any] = _given("delivery", options, Delivery) or Delivery()
-        self.mail_options = _both(options.get("mail_options", ()), envelope.mail_options)
-        self.rcpt_options = _both(options.get("rcpt_options", ()), envelope.rcpt_options)
-        chosen = _given("require_all", options, bool)
+        envelope = given("envelope", options, Envelope)
+        self.wishes = wishes_of(options, envelope)
+        envelope = envelope or _NO_ENVELOPE
+        self._sender: AddressLike | None = one("sender", sender, envelope.sender)
+        self._recipients: Recipients | None = one("recipients", recipients, envelope.recipients)
+        self.delivery: Delivery[Any] = given("delivery", options, Delivery) or Delivery()
+        chosen = given("require_all", options, bool)
         self.require_all = require_all if chosen is None else chosen
 
     def book_for_object(self, message: Message, monitor: Monitor) -> Book:
@@ -282,6 +302,8 @@ class Book:
         sender: Mailbox | None,
         recipients: tuple[Mailbox, ...],
     ) -> None:
+        if asked.wishes is not NO_WISHES:
+            recipients = asked.wishes.of_each(recipients)
         self._asked = asked
         self._monitor = monitor
         self._since = Since()
@@ -312,21 +334,35 @@ class Book:
             message_id=self.ledger.message_id,
         )
         in_thread = estimate_size(message) > _IN_THREAD
+        wishes = self._asked.wishes
 
         async def serialised(*, seven_bit: bool = False) -> Content:
-            return await _run(
-                lambda: serialise(prepared.message, seven_bit=seven_bit, utf8=utf8), in_thread
-            )
+            def work() -> Content:
+                return serialise(
+                    prepared.message,
+                    seven_bit=seven_bit,
+                    utf8=utf8,
+                    binary=wishes.is_binary,
+                    allow_long_lines=wishes.allow_long_lines,
+                )
 
+            return await _run(work, in_thread)
+
+        content = await serialised()
         return self._job(
-            await serialised(),
+            content,
             prepared.message_id,
             downgrade=lambda: serialised(seven_bit=True),
+            fixed=why_fixed(prepared.message) if content.is_8bit else None,
+            utf8_address=utf8_address_in(message) if content.is_utf8 else None,
         )
 
     async def job_of_raw(self, message: RawMessage) -> Job:
-        content = await raw_content(message)
-        return self._job(content, message_id_of(content))
+        wishes = self._asked.wishes
+        content = await raw_content(
+            message, binary=wishes.is_binary, allow_long_lines=wishes.allow_long_lines
+        )
+        return self._job(content, message_id_of(content.header_section()))
 
     async def send(self, job: Job, mailer: BaseMailer) -> Receipt:
         """Send it, in as many transactions and attempts as it takes."""
@@ -373,16 +409,21 @@ class Book:
         content: Content,
         message_id: str | None,
         downgrade: Callable[[], Awaitable[Content]] | None = None,
+        fixed: str | None = None,
+        utf8_address: str | None = None,
     ) -> Job:
         self.ledger.message_id = message_id
-        asked = self._asked
+        asked, wishes = self._asked, self._asked.wishes
         return Job(
             sender=self._sender,
             recipients=self._recipients,
             content=content,
             downgrade=downgrade,
-            mail_options=asked.mail_options,
-            rcpt_options=asked.rcpt_options,
+            fixed=fixed,
+            utf8_address=utf8_address,
+            mail_parameters=wishes.mail_parameters,
+            mail_options=wishes.mail_options,
+            rcpt_options=wishes.rcpt_options,
             require_all=asked.require_all,
             message_id=message_id,
         )
@@ -411,33 +452,11 @@ class Book:
         )
 
 
-def _given(name: str, options: SendOptions, kind: type[T]) -> T | None:
-    """An option, of its type or None: not whatever can be taken for it."""
-    value = cast("dict[str, Any]", options).get(name)
-    if value is not None and not isinstance(value, kind):
-        raise wrong_type(name, kind, repr(value))
-    return value
-
-
-def _both(argument: Iterable[str], in_envelope: Iterable[str]) -> tuple[str, ...]:
-    """The parameters of an argument and of its namesake in the envelope, checked together."""
-    if argument == () and in_envelope == ():
-        return ()
-    return parameters((*parameters(argument), *parameters(in_envelope)))
-
-
 def _required(sender: Any, recipients: Any) -> None:
     """TypeError for None, by which a forgotten variable would have an envelope's fill in."""
     if None in (sender, recipients):
         parse_sender(sender)
         parse_recipients(recipients)
-
-
-def _one(name: str, argument: Any, in_envelope: Any) -> Any:
-    """An argument, or its namesake in the envelope."""
-    if argument is not None and in_envelope is not None and argument != in_envelope:
-        raise ValueError(f"the argument {name} and the envelope's contradict each other")
-    return in_envelope if argument is None else argument
 
 
 async def _run(work: Callable[[], T], in_thread: bool) -> T:

@@ -15,6 +15,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ._status import meaning_of
+
 # RFC 2034 section 4: the text of a 2yz, 4yz or 5yz reply may start with
 #     status-code ::= class "." subject "." detail
 # with the class equal to the first digit. Some servers write it twice, or on the first line
@@ -59,6 +61,14 @@ class Reply:
         if found and found[1] == str(self.code)[0]:
             return found[0]
         return None
+
+    @property
+    def meaning(self) -> str | None:
+        """What the registry of RFC 5248 says of the enhanced status code, as ``"Mailbox full"``.
+
+        None without a code, and for one whose subject is not registered."""
+        enhanced = self.enhanced
+        return None if enhanced is None else meaning_of(enhanced)
 
     @property
     def is_positive(self) -> bool:

@@ -22,13 +22,14 @@ from ._clock import Clock
 from ._delivery import Ledger
 from ._envelope import Content, Job
 from ._protocol._commands import Command
+from ._protocol._demands import needs_downgrade
 from ._protocol._session import Awaited, Sink
 from ._protocol._transaction import (
     EAGER_SIZE,
     MAX_FLIGHT,
+    Chunking,
     Pipelining,
     Transaction,
-    needs_downgrade,
 )
 from ._rate import Pace
 from ._transfer import Body, send_body
@@ -45,6 +46,7 @@ class Sending:
 
     __slots__ = (
         "_channel",
+        "_chunking",
         "_content",
         "_job",
         "_last",
@@ -55,11 +57,17 @@ class Sending:
     )
 
     def __init__(
-        self, job: Job, ledger: Ledger, pipelining: Pipelining, pace: Pace | None = None
+        self,
+        job: Job,
+        ledger: Ledger,
+        pipelining: Pipelining,
+        chunking: Chunking = "auto",
+        pace: Pace | None = None,
     ) -> None:
         self._job = job
         self._ledger = ledger
         self._pipelining: Pipelining = pipelining
+        self._chunking: Chunking = chunking
         self._pace = pace
         self._content: Content = job.content
         self._channel: Channel | None = None
@@ -178,6 +186,8 @@ class Sending:
             reset_first=session.may_have_transaction,
             domains=session.domains if channel.is_pooled else None,
             pipelining=self._pipelining,
+            chunking=self._chunking,
+            is_tls_verified=bool(self._job.mail_parameters) and channel.link.is_verified,
             refused_in_a_row=session.refused_in_a_row,
         )
         self._channel = channel
@@ -266,8 +276,10 @@ class Sending:
             take_final=transaction.take_final,
             hand_over=transaction.hand_over,
             progress=progress,
+            chunk=transaction.chunk,
         )
         await send_body(channel, body, clock, take_along=True)
+        channel.is_stale |= transaction.wears_out
 
     def _has_room(self, channel: Channel) -> bool:
         """Whether what is on the way cannot fill either side's buffers (RFC 2920 section 3.1)."""

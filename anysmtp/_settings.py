@@ -26,8 +26,9 @@ from ._attempts import Retry
 from ._clock import Timeouts, timeouts_of
 from ._connect import Endpoint
 from ._grammar import CONTROLS, LOCAL_HOSTNAME
-from ._mailer import no_such_option, wrong_type
-from ._protocol._transaction import Pipelining
+from ._mailer import no_such_option
+from ._protocol._transaction import Chunking, Pipelining
+from ._wishes import wrong_type
 from .events import Observer
 
 TLSMode: TypeAlias = Literal["auto", "implicit", "starttls", "opportunistic", "off"]
@@ -119,6 +120,12 @@ class Options(TypedDict, total=False):
     message leaves with its envelope, before that is answered, and several are on their way at
     once; all of these are in doubt if the connection is lost. Not with ``require_all``."""
 
+    chunking: Chunking
+    """Whether BDAT carries a message, where the server offers CHUNKING (RFC 3030), or DATA.
+    ``"auto"`` (the default): BDAT where it saves a round trip, which is with ``require_all`` and
+    where messages are eager, for some servers get it wrong. ``"always"``, ``"off"``; what is
+    ``binary`` goes by BDAT in any case."""
+
     limits: Limits
     """How many connections, and how many messages; see `Limits`."""
 
@@ -156,6 +163,7 @@ class Settings:
     require_all: bool
     add_missing_headers: bool
     pipelining: Pipelining
+    chunking: Chunking
     limits: Limits
     retry: Retry | None
     observer: Observer | None
@@ -167,6 +175,7 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         raise no_such_option(unknown, Options, _INSTEAD)
     tls = _one_of("tls", options.get("tls", "auto"), TLSMode)
     pipelining = _one_of("pipelining", options.get("pipelining", "auto"), Pipelining)
+    chunking = _one_of("chunking", options.get("chunking", "auto"), Chunking)
     context = _instance("tls_context", options.get("tls_context"), ssl.SSLContext)
     mechanisms = _mechanisms(options)
     if tls == "off" and context is not None:
@@ -186,6 +195,7 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         require_all=_flag("require_all", options, False),
         add_missing_headers=_flag("add_missing_headers", options, True),
         pipelining=pipelining,
+        chunking=chunking,
         limits=_instance("limits", options.get("limits"), Limits) or Limits(),
         retry=_instance("retry", options.get("retry"), Retry),
         observer=_function("observer", options.get("observer")),
@@ -205,6 +215,7 @@ _QUERY: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "timeout": (float, "a number of seconds"),
     "require_all": ({"true": True, "false": False}.__getitem__, "true or false"),
     "pipelining": (str, "auto, eager or off"),
+    "chunking": (str, "auto, always or off"),
 }
 
 

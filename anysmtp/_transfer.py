@@ -1,4 +1,4 @@
-"""A message on its way through a channel, after the server's 354.
+"""A message on its way through a channel, after the server's 354 or behind a BDAT.
 
 A small one leaves in one write, together with its end and the first flights of those who are next.
 A long one leaves piece by piece, in bounded memory, and what the server says meanwhile is listened
@@ -16,6 +16,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ._channel import Channel
 from ._clock import Clock
 from ._protocol._body import END, DotStuffer
+from ._protocol._commands import Command
 from ._protocol._session import Awaited
 from ._reply import Reply
 from ._tasks import UngroupedTasks
@@ -32,7 +33,7 @@ _LAST_WORDS = 1.0
 class Body:
     """A message on its way out, and whom to tell how it goes."""
 
-    __slots__ = ("chunks", "hand_over", "progress", "size", "take_final")
+    __slots__ = ("chunk", "chunks", "hand_over", "progress", "size", "take_final")
 
     def __init__(
         self,
@@ -42,7 +43,10 @@ class Body:
         take_final: Callable[[Reply], None],
         hand_over: Callable[[], None],
         progress: Callable[[int], None],
+        chunk: Command | None = None,
     ) -> None:
+        self.chunk = chunk
+        """The BDAT that it follows as it is; None: dots are stuffed, and a lone one ends it."""
         self.chunks = chunks
         self.size = size
         self.take_final = take_final
@@ -51,6 +55,12 @@ class Body:
         """Called before the write that contains the end of the message."""
         self.progress = progress
         """Called with the number of octets of each chunk that was written."""
+
+    def form(self) -> tuple[bytes, Callable[[bytes], bytes], bytes]:
+        """What goes in front of the message, what becomes of each piece, and what goes behind."""
+        if self.chunk is None:
+            return b"", DotStuffer().stuff, END
+        return self.chunk.line, bytes, b""
 
 
 async def send_body(
@@ -64,11 +74,12 @@ async def send_body(
     channel.check_open()
     await checkpoint_if_cancelled()
     turn = channel.speaker(clock)
-    end = channel.begin_body(body.size, body.take_final)
+    end = channel.begin_body(body.size, body.take_final, body.chunk)
     if body.size > ONE_WRITE:
         await _InPieces(channel, body, end, turn, take_along=take_along).send()
         return
-    wire = DotStuffer().stuff(b"".join(body.chunks)) + END
+    front, stuff, back = body.form()
+    wire = front + stuff(b"".join(body.chunks)) + back
     flights = _flights_behind(channel, body, end, turn, take_along=take_along)
     if flights:
         is_behind = _is_anybody_aboard(channel, flights, turn)
@@ -133,19 +144,20 @@ class _InPieces:
         """Write a message; its last piece and its end leave together."""
         channel, body = self._channel, self._body
         writer, clock = channel.writer, self._turn.clock
-        stuff = DotStuffer().stuff
+        front, stuff, back = body.form()
         assert clock is not None
         behind: bytes | None = None
         async with writer:
             for chunk in body.chunks:
                 if behind is not None:
                     clock.start(channel.timeouts.data, "the message")
-                    await writer.send(stuff(behind))
+                    await writer.send(front + stuff(behind))
+                    front = b""
                     body.progress(len(behind))
                 behind = chunk
             assert behind is not None
             await checkpoint_if_cancelled()
-            last = stuff(behind) + END
+            last = front + stuff(behind) + back
             flights = _flights_behind(
                 channel, body, self._end, self._turn, take_along=self._take_along
             )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from anysmtp.errors import (
     SMTPServerDisconnected,
     SMTPTimeoutError,
 )
+from support.jobs import Octets
 
 OK = Reply(250, "ok")
 SECOND = Reply(250, "second")
@@ -32,18 +32,6 @@ LATER = Reply(450, "later")
 FULL = Reply(452, "4.5.3 too many")
 NEVER = Reply(550, "never")
 LOST = SMTPServerDisconnected("the connection was lost")
-
-
-@dataclass(frozen=True)
-class Octets:
-    """A message of which nothing counts."""
-
-    size: int = 100
-    is_8bit: bool = False
-    is_utf8: bool = False
-
-    def chunks(self) -> Iterator[bytes]:
-        raise AssertionError("nobody reads the message")
 
 
 class Send:

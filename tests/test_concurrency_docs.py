@@ -76,7 +76,7 @@ async def borrow(smtp: SMTP, group: TaskGroup) -> None:
     await group.start(hold)
 
 
-LONG = b"Subject: long\r\n\r\n" + b"x" * 62 * 8192 + b"\r\n"
+LONG = b"Subject: long\r\n\r\n" + (b"x" * 60 + b"\r\n") * 8192
 STAGES: dict[str, tuple[dict[str, Answer], bytes]] = {
     "waiting": ({}, RAW),
     "connecting": ({"EHLO": STALL}, RAW),

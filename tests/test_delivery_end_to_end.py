@@ -233,7 +233,7 @@ ENDS: dict[str, tuple[Script, type[SMTPException], dict[str, Any]]] = {
     "tls": ({"STARTTLS": "454 4.7.0 No"}, SMTPTLSError, {"tls": "starttls"}),
     "protocol": ({"MAIL": b"what?\r\n"}, SMTPProtocolError, {}),
     "not supported": ({}, SMTPNotSupported, {"raw": b"\xff"}),
-    "too large": ({}, SMTPMessageTooLarge, {"raw": b"x" * 10001}),
+    "too large": ({}, SMTPMessageTooLarge, {"raw": b"x\r\n" * 3334}),
     "login": (
         {},
         SMTPAuthenticationError,

@@ -234,7 +234,7 @@ class Network:
             "relay.corp.example:587": Server(starttls=asking),
         }
         self.scripted = {
-            "relay.example.com:25": Relay(keywords=[*DEFAULT_KEYWORDS, "CHUNKING"]),
+            "relay.example.com:25": Relay(keywords=[*DEFAULT_KEYWORDS, "CHUNKING", "DSN"]),
             "small.example.com:25": Relay(max_connections=2),
         }
 

@@ -22,7 +22,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 BACKENDS = {"asyncio", "trio"}
 SANS_IO = {
     *("_protocol", "sasl", "_message"),
-    *("errors", "_reply", "_envelope", "_delivery", "_grammar", "_pool"),
+    *("errors", "_reply", "_status", "_envelope", "_parameters", "_delivery", "_grammar", "_pool"),
 }
 SANS_IO_MODULES = [path for path in MODULES if path.split("/")[0].removesuffix(".py") in SANS_IO]
 
@@ -114,6 +114,13 @@ def test_nobody_reaches_into_another_module(module: str) -> None:
         node.attr
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    made |= {
+        node.target.id
+        for each in classes
+        for node in each.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
     used = {
         node.attr

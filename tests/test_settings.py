@@ -49,6 +49,7 @@ def test_the_defaults() -> None:
         require_all=False,
         add_missing_headers=True,
         pipelining="auto",
+        chunking="auto",
         limits=Limits(),
         retry=None,
         observer=None,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from ._addresses import domain_of, parse_address, parse_recipients, parse_sender
+from ._binary import BinaryContent, raw_binary
 from ._content import RawContent, message_id_of
 from ._headers import recipients_of, sender_of
+from ._lines import LongLine
 from ._prepare import Prepared, prepare
-from ._serialise import estimate_size, needs_utf8, serialise
+from ._serialise import estimate_size, needs_utf8, serialise, utf8_address_in, why_fixed
 from ._snapshot import snapshot
 
 __all__ = [
+    "BinaryContent",
+    "LongLine",
     "Prepared",
     "RawContent",
     "domain_of",
@@ -20,8 +24,11 @@ __all__ = [
     "parse_recipients",
     "parse_sender",
     "prepare",
+    "raw_binary",
     "recipients_of",
     "sender_of",
     "serialise",
     "snapshot",
+    "utf8_address_in",
+    "why_fixed",
 ]

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from email.headerregistry import Address
 from functools import lru_cache
 from typing import cast
 
-from .._envelope import AddressLike, Mailbox, Recipients
+from .._envelope import AddressLike, Mailbox, Recipient, Recipients
 from .._grammar import (
     ACCOUNT,
     ADDRESS_LITERAL,
@@ -31,6 +32,7 @@ from .._grammar import (
     MAX_LOCAL_PART,
     PLAIN_ADDRESS,
     QUOTED_STRING,
+    STRICT_DOT_STRING,
 )
 
 # What stands in front of nearly every address in angle brackets, if anything does.
@@ -50,6 +52,8 @@ _ONE = re.compile(_MAILBOX)
 _ELEMENT = re.compile(rf"(?P<group>{_PHRASE}:)?(?:{_MAILBOX}| *)(?P<end>[,;]|\Z)")
 # RFC 5322 section 3.2.2: comments nest, and quotes have no meaning inside them.
 _OUTSIDE_COMMENT = re.compile(rf"{_QUOTED}|\\.|[()]")
+_NEEDS_PAIR = re.compile(r'["\\]')
+_PAIR = re.compile(r"\\(.)")
 _INSIDE_COMMENT = re.compile(r"\\.|[()]")
 
 
@@ -70,6 +74,26 @@ def parse_address(given: AddressLike) -> Mailbox:
     return _mailbox(found, text)
 
 
+def write_address(local: str, domain: str = "") -> str:
+    """An address from its parts as they mean themselves, which `parse_address` takes apart again.
+
+    RFC 5321 section 4.1.2: a local part that is no Dot-string is quoted, and `"` and `\\` in it
+    are. Nothing is checked here.
+    """
+    if not STRICT_DOT_STRING.fullmatch(local):
+        local = '"' + _NEEDS_PAIR.sub(r"\\\g<0>", local) + '"'
+    return f"{local}@{domain}" if domain else local
+
+
+def local_part_of(mailbox: Mailbox) -> str:
+    """The local part as it means itself: without quotes, and quoted pairs as what they stand for.
+
+    RFC 5321 section 4.1.2: `"a"@x` and `a@x` are one mailbox.
+    """
+    local = mailbox.utf8.rpartition("@")[0] or mailbox.utf8
+    return _PAIR.sub(r"\1", local[1:-1]) if local.startswith('"') else local
+
+
 def parse_sender(given: AddressLike) -> Mailbox | None:
     """One address, or None for the null reverse-path, given as ``""`` or ``"<>"``."""
     text = _text_of(given, hint_for_none=' ("" is the null reverse-path)')
@@ -81,12 +105,20 @@ def parse_recipients(given: Recipients) -> tuple[Mailbox, ...]:
 
     ValueError if there are none.
     """
-    if isinstance(given, (str, Address)):
-        return (parse_address(given),)
+    if isinstance(given, (str, Address, Recipient)):
+        return (_parse_recipient(given),)
     several = cast("object", given)
     if isinstance(several, (bytes, bytearray, dict)) or not isinstance(several, Iterable):
         raise TypeError(f"recipients are one address or several, not {given!r}")
-    return unique(parse_address(address) for address in given)
+    return unique(
+        parse_address(each) if isinstance(each, str) else _parse_recipient(each) for each in given
+    )
+
+
+def _parse_recipient(given: AddressLike | Recipient) -> Mailbox:
+    if not isinstance(given, Recipient):
+        return parse_address(given)
+    return replace(parse_address(given.address), parameters=given.parameters())
 
 
 def unique(mailboxes: Iterable[Mailbox]) -> tuple[Mailbox, ...]:
@@ -105,8 +137,7 @@ def unique(mailboxes: Iterable[Mailbox]) -> tuple[Mailbox, ...]:
         return given
     found: dict[tuple[str, str | None], Mailbox] = {}
     for mailbox in given:
-        local = mailbox.utf8.rpartition("@")[0] or mailbox.utf8
-        found.setdefault((local, domain_of(mailbox)), mailbox)
+        found.setdefault((local_part_of(mailbox), domain_of(mailbox)), mailbox)
     return tuple(found.values())
 
 
@@ -214,7 +245,8 @@ def _text_of(given: object, *, hint_for_none: str = "") -> str:
     if isinstance(given, str):
         return given
     if isinstance(given, Address):
-        return given.addr_spec
+        # Without a user name it is no address, but for the null one.
+        return write_address(given.username, given.domain) if given.username else given.addr_spec
     hint = hint_for_none if given is None else ""
     raise TypeError(f"an address is a str or an email.headerregistry.Address, not {given!r}{hint}")
 

@@ -23,9 +23,10 @@ from email.policy import EmailPolicy
 from functools import lru_cache
 from typing import Any, cast
 
-from ._by_package import rewrite_payload
+from ._by_package import has_signature, rewrite_payload
 from ._content import WrittenContent
 from ._head import POLICIES, Head, Style, Unproven, head_of, style_of, unfolded
+from ._lines import has_long_line
 from ._snapshot import payload_of, snapshot
 
 # What the generator and `Message` itself ask a message for: methods, and what no class has.
@@ -66,9 +67,9 @@ def written_by_hand(message: Message, *, seven_bit: bool, utf8: bool) -> Written
     if isinstance(payload_of(message), list) or not _is_ready(message, head, seven_bit):
         # It will be written to.
         message = snapshot(message)
-    writer = _Writer(seven_bit)
+    writer = _Writer(seven_bit, has_signature(message))
     writer.write(message, style, head)
-    return WrittenContent(writer.pieces)
+    return WrittenContent(writer.pieces, has_long_lines=writer.has_long_lines)
 
 
 def is_foreseen(message: Message) -> bool:
@@ -79,16 +80,22 @@ def is_foreseen(message: Message) -> bool:
 class _Writer:
     """Collects the pieces of a tree, in the order in which the generator would write them."""
 
-    def __init__(self, seven_bit: bool) -> None:
+    def __init__(self, seven_bit: bool, is_fixed: bool) -> None:
         self.pieces: list[str] = []
+        self.has_long_lines = False
         self._seven_bit = seven_bit
+        self._is_fixed = is_fixed
 
     def write(self, part: Message, style: Style, head: Head) -> None:
         """Append a part: its header section, and its body."""
-        if not _is_ready(part, head, self._seven_bit):
+        if self._is_fixed:
+            self._note_lines(payload_of(part))
+        elif not _is_ready(part, head, self._seven_bit):
             rewrite_payload(part, seven_bit=self._seven_bit)
             head = head_of(part, style)
+            self._note_lines(payload_of(part))
         text, content_type, _ = head
+        self._note_lines(text)
         self.pieces.append(text)
         payload = payload_of(part)
         handler = _handler_of(_content_type(part, content_type, style))
@@ -103,11 +110,16 @@ class _Writer:
         elif handler == "multipart":
             self._write_multipart(part, style, style)
         else:
+            was_fixed, self._is_fixed = self._is_fixed, True
             self._write_multipart(part, style, unfolded(style))
+            self._is_fixed = was_fixed
 
     def _write_part(self, part: Message, style: Style) -> None:
         _require_known(part)
         self.write(part, style, head_of(part, style))
+
+    def _note_lines(self, text: object) -> None:
+        self.has_long_lines |= isinstance(text, str) and has_long_line(text)
 
     def _write_text(self, text: object) -> None:
         if type(text) is str:
@@ -125,6 +137,8 @@ class _Writer:
         boundary, is_new = _boundary_of(part, style, bodies)
         if is_new:
             outer[place], *_ = head_of(part, style)
+        self._note_lines(part.preamble)
+        self._note_lines(part.epilogue)
         if part.preamble is not None:
             self._write_text(part.preamble)
             outer.append("\r\n")
@@ -143,9 +157,11 @@ def _is_ready(part: Message, head: Head, seven_bit: bool) -> bool:
     encoding = "7bit" if declared is None else str(declared).lower()
     if encoding not in _ENCODINGS:
         return False
+    payload = payload_of(part)
+    if isinstance(payload, str) and has_long_line(payload):
+        return False
     if not seven_bit or encoding in ("quoted-printable", "base64"):
         return True
-    payload = payload_of(part)
     return isinstance(payload, str) and payload.isascii()
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from base64 import encodebytes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.generator import BytesGenerator
 from email.header import Header
 from email.headerregistry import BaseHeader
@@ -28,27 +28,36 @@ from email.message import Message
 from email.policy import SMTP, EmailPolicy, Policy
 from functools import lru_cache, partial
 from io import BytesIO
-from typing import Any
+from quopri import decodestring
+from typing import Any, cast
 
 from .._grammar import FIELD_NAME
 from ._addresses import to_a_labels
 from ._content import RawContent, with_crlf
 from ._fields import ADDRESS_FIELDS, decoded, text_of, values
+from ._lines import has_long_line
 from ._snapshot import payload_of, set_fields, snapshot
 
 # RFC 5322 section 2.2.3: a line end inside a field is followed by white space.
 _NO_FOLD = re.compile(rb"\n(?![ \t])|\r(?![\n \t])")
-_CTE = "Content-Transfer-Encoding"
+CTE = "Content-Transfer-Encoding"
+_ENCODINGS = frozenset(("7bit", "8bit", "binary", "quoted-printable", "base64"))
 
 
-def written_by_package(message: Message, *, seven_bit: bool, utf8: bool) -> RawContent:
-    """The message as the email package writes it; whatever that raises is raised."""
+def written_by_package(
+    message: Message, *, seven_bit: bool, utf8: bool, binary: bool = False
+) -> RawContent:
+    """The message as the email package writes it; whatever that raises is raised.
+
+    ``binary`` lets parts be that.
+    """
     copied = snapshot(message)
     policy = wire_policy(message.policy, utf8=utf8)
-    for part in copied.walk():
+    for part, is_fixed in _walk(copied, has_signature(copied)):
         fields = [(n, _rewritten(n, v, policy, utf8)) for n, v in part.raw_items()]
         set_fields(part, fields)
-        rewrite_payload(part, seven_bit=seven_bit)
+        if not is_fixed and not (binary and encoding_of(part) == "binary"):
+            rewrite_payload(part, seven_bit=seven_bit)
     written = BytesIO()
     BytesGenerator(written, mangle_from_=False, policy=policy).flatten(copied)
     return RawContent(written.getvalue())
@@ -76,18 +85,47 @@ def folded_by_package(name: str, value: object, policy: Policy[Any], *, utf8: bo
 def rewrite_payload(part: Message, *, seven_bit: bool) -> None:
     """RFC 2045 section 6.2: what a part declares has to be what the transport carries.
 
-    No server carries ``binary``, with its octets in no lines (RFC 3030 section 3): base64 does.
+    Octets in no lines, ``binary``, are carried for those who ask for it (RFC 3030 section 3).
+    base64 carries them everywhere, and lines that are too long.
     """
-    encoding = next((text_of(value).lower() for value in values(part, _CTE)), "7bit")
+    encoding = encoding_of(part)
     payload = payload_of(part)
     if isinstance(payload, str):
-        if encoding == "binary":
+        if has_long_line(payload) and encoding in _ENCODINGS:
+            _shorten_lines(part, encoding, payload)
+        elif encoding == "binary":
             _put_into_base64(part, payload.encode("ascii", "surrogateescape"))
         elif seven_bit and encoding in ("7bit", "8bit") and not payload.isascii():
             # Lines end as the 8bit transport would have ended them.
             _put_into_base64(part, with_crlf(payload.encode("ascii", "surrogateescape")))
     elif encoding == "binary" or (seven_bit and encoding == "8bit"):
-        part.replace_header(_CTE, "7bit" if seven_bit else "8bit")
+        part.replace_header(CTE, "7bit" if seven_bit else "8bit")
+
+
+def encoding_of(part: Message) -> str:
+    """The Content-Transfer-Encoding of a part, in lower case."""
+    return next((text_of(value).lower() for value in values(part, CTE)), "7bit")
+
+
+def is_signed(part: Message) -> bool:
+    """Whether the parts of a part are signed octet by octet (RFC 1847 section 2.1), or whether a
+    whole message is (RFC 6376)."""
+    return part.get_content_type() == "multipart/signed" or has_signature(part)
+
+
+def has_signature(message: Message) -> bool:
+    """Whether a message has a DKIM signature over all of its octets (RFC 6376)."""
+    return any(name.lower() == "dkim-signature" for name, _ in message.raw_items())
+
+
+def _walk(part: Message, is_fixed: bool) -> Iterator[tuple[Message, bool]]:
+    """A part and those in it, each with whether a signature covers its octets."""
+    yield part, is_fixed
+    payload = payload_of(part)
+    if isinstance(payload, list):
+        is_fixed = is_fixed or part.get_content_type() == "multipart/signed"
+        for child in cast("list[Message]", payload):
+            yield from _walk(child, is_fixed)
 
 
 @lru_cache(maxsize=64)
@@ -156,7 +194,19 @@ def _with_a_labels(name: str, text: str) -> str:
         return text
 
 
+def _shorten_lines(part: Message, encoding: str, payload: str) -> None:
+    """base64 for what has a line that is too long, or, if it is that already, other lines."""
+    if encoding == "base64":
+        text = "".join(payload.split())
+        part.set_payload("".join(f"{text[at : at + 76]}\n" for at in range(0, len(text), 76)))
+        return
+    data = payload.encode("ascii", "surrogateescape")
+    if encoding == "quoted-printable":
+        data = decodestring(data)
+    _put_into_base64(part, data if encoding == "binary" else with_crlf(data))
+
+
 def _put_into_base64(part: Message, data: bytes) -> None:
     part.set_payload(encodebytes(data).decode("ascii"))
-    del part[_CTE]
-    part[_CTE] = "base64"
+    del part[CTE]
+    part[CTE] = "base64"

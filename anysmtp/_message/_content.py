@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from ._lines import has_long_line_of_octets
+
 # What a socket's send buffer takes at once on most systems, more or less.
 CHUNK = 64 * 1024
 
@@ -28,10 +30,10 @@ class RawContent:
     Text is encoded as UTF-8; ValueError for lone surrogates, which have none.
     """
 
-    __slots__ = ("_data", "_end", "_is_clean", "is_8bit", "is_utf8", "size")
+    __slots__ = ("_data", "_end", "_is_clean", "has_long_lines", "is_8bit", "is_utf8", "size")
 
     def __init__(self, message: bytes | bytearray | memoryview | str) -> None:
-        data = _octets(message)
+        data = octets_of(message)
         if len(data) <= CHUNK:
             data = _with_final_crlf(with_crlf(data))
         self._data = data
@@ -41,6 +43,7 @@ class RawContent:
         self.size = length + len(self._end)
         self.is_8bit = not data.isascii()
         self.is_utf8 = self.is_8bit and not self.header_section().isascii()
+        self.has_long_lines = has_long_line_of_octets(data)
 
     def chunks(self) -> Iterator[bytes]:
         end = len(self._data)
@@ -51,7 +54,7 @@ class RawContent:
 
     def header_section(self) -> bytes:
         """The header fields, with the blank line if there is one."""
-        return _with_final_crlf(with_crlf(_header_section(self._data)))
+        return _with_final_crlf(with_crlf(header_section_of(self._data)))
 
 
 class WrittenContent:
@@ -61,14 +64,15 @@ class WrittenContent:
     payloads. They are shared with the message, and encoded when they are sent.
     """
 
-    __slots__ = ("_pieces", "_small", "is_8bit", "is_utf8", "size")
+    __slots__ = ("_pieces", "_small", "has_long_lines", "is_8bit", "is_utf8", "size")
 
-    def __init__(self, pieces: Sequence[str]) -> None:
+    def __init__(self, pieces: Sequence[str], *, has_long_lines: bool = False) -> None:
         """The header section, in CRLF lines and with its blank one, and what follows.
 
         UnicodeEncodeError for text that is neither ASCII nor surrogate escapes.
         """
         self._pieces = pieces
+        self.has_long_lines = has_long_lines
         self._small: bytes | None = None
         if sum(map(len, pieces)) <= CHUNK:
             body = with_crlf(_encoded("".join(pieces[1:])))
@@ -86,7 +90,7 @@ class WrittenContent:
 
     def header_section(self) -> bytes:
         """The header fields, with the blank line."""
-        return _header_section(_encoded(self._pieces[0]))
+        return header_section_of(_encoded(self._pieces[0]))
 
     def _chunks(self) -> Iterator[bytes]:
         """What is small is put together."""
@@ -109,7 +113,7 @@ class WrittenContent:
 
 def message_id_of(raw: RawContent | bytes) -> str | None:
     """The Message-ID in the header section of a message or of its first chunk."""
-    header = raw.header_section() if isinstance(raw, RawContent) else _header_section(raw)
+    header = raw.header_section() if isinstance(raw, RawContent) else header_section_of(raw)
     # To look for the name in any case is slow, so it is looked for in one.
     start = (b"\n" + header.lower()).find(b"\nmessage-id")
     found = _MESSAGE_ID.match(header, start) if start >= 0 else None
@@ -171,7 +175,7 @@ def _encoded(text: str) -> bytes:
     return text.encode("ascii", "surrogateescape")
 
 
-def _octets(message: bytes | bytearray | memoryview | str) -> bytes:
+def octets_of(message: bytes | bytearray | memoryview | str) -> bytes:
     if isinstance(message, bytes):
         return message
     if isinstance(message, str):
@@ -182,7 +186,7 @@ def _octets(message: bytes | bytearray | memoryview | str) -> bytes:
     return memoryview(message).tobytes()
 
 
-def _header_section(data: bytes) -> bytes:
+def header_section_of(data: bytes) -> bytes:
     found = _FIELDS.match(data)
     assert found is not None  # it matches nothing, too
     end = found.end()

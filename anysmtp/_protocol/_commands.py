@@ -15,9 +15,10 @@ from . import _states
 
 # RFC 5321 section 4.5.3.1.4: 512 octets with the CRLF. The extensions add to MAIL and RCPT:
 # SIZE 26 (RFC 1870), 8BITMIME 17 (RFC 6152), AUTH 500 (RFC 4954), DSN 614 and 1036 (RFC 3461: RET,
-# ENVID; NOTIFY, ORCPT), SMTPUTF8 10 (RFC 6531), and the paths themselves may be UTF-8.
+# ENVID; NOTIFY, ORCPT), SMTPUTF8 10 (RFC 6531), and the paths themselves may be UTF-8. There is
+# room for every parameter that has a type, beside those that are given raw.
 _MAX_LINE = 512
-_MAX_LINES = {"MAIL": 2048, "RCPT": 2048, "VRFY": 1024, "EXPN": 1024}
+_MAX_LINES = {"MAIL": 3072, "RCPT": 3072, "VRFY": 1024, "EXPN": 1024}
 # So that a line with a path of 256 octets is never too long.
 _MAX_PARAMETERS = 1500
 # RFC 4954 section 4: 12288 octets of base64 for a response.
@@ -92,6 +93,14 @@ def bdat(octets: int, *, is_last: bool) -> Command:
 def with_argument(verb: str, argument: str = "") -> Command:
     """VRFY, EXPN, HELP and their like: a verb and whatever follows it."""
     return Command(f"{verb} {argument}" if argument else verb)
+
+
+def inquiry(verb: str, argument: str) -> Command:
+    """VRFY or EXPN, with the parameter SMTPUTF8 where that is needed (RFC 6531 section 3.7.4.2)."""
+    if not argument:
+        raise ValueError(f"{verb} needs an argument")
+    is_said = argument.isascii() or argument.upper().endswith(" SMTPUTF8")
+    return Command(f"{verb} {argument}" if is_said else f"{verb} {argument} SMTPUTF8")
 
 
 def auth(mechanism: str, initial_response: str | None) -> Command:

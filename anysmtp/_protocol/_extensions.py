@@ -35,11 +35,15 @@ class Extensions(Mapping[str, str]):
     __slots__ = (
         "_keywords",
         "auth",
+        "binary_mime",
         "chunking",
+        "dsn",
         "eight_bit_mime",
+        "enhanced_status_codes",
         "limits",
         "oddities",
         "pipelining",
+        "require_tls",
         "size",
         "smtputf8",
         "starttls",
@@ -53,8 +57,16 @@ class Extensions(Mapping[str, str]):
     """The SASL mechanisms, in the server's order and in upper case (RFC 4954)."""
     pipelining: bool
     """Commands may be sent in groups (RFC 2920)."""
+    binary_mime: bool
+    """Messages may have octets that are in no lines, with BDAT (BINARYMIME, RFC 3030)."""
     chunking: bool
     """Messages may travel in chunks of a known size (BDAT, RFC 3030)."""
+    dsn: bool
+    """Reports of delivery may be asked for (RFC 3461)."""
+    enhanced_status_codes: bool
+    """Replies have status codes such as 5.1.1 (RFC 2034)."""
+    require_tls: bool
+    """Messages may ask for TLS on their whole way (REQUIRETLS, RFC 8689)."""
     limits: Mapping[str, int]
     """The limits that the server declares (RFC 9422), as ``{"RCPTMAX": 100}``.
 
@@ -87,7 +99,11 @@ class Extensions(Mapping[str, str]):
         self.size = int(number) or None if _SIZE.fullmatch(number) else None
         self.auth = tuple(self.get("AUTH", "").upper().split())
         self.pipelining = "PIPELINING" in self
+        self.binary_mime = "BINARYMIME" in self
         self.chunking = "CHUNKING" in self
+        self.dsn = "DSN" in self
+        self.enhanced_status_codes = "ENHANCEDSTATUSCODES" in self
+        self.require_tls = "REQUIRETLS" in self
         self.eight_bit_mime = "8BITMIME" in self
         self.smtputf8 = "SMTPUTF8" in self
         self.starttls = "STARTTLS" in self

@@ -201,12 +201,17 @@ class Session:
         self.unanswered += octets
         return awaited
 
-    def begin_body(self, sink: Sink, owner: object = None) -> Awaited:
+    def begin_body(
+        self,
+        sink: Sink,
+        owner: object = None,
+        chunk: Command | None = None,
+    ) -> Awaited:
         """The message goes out from here on; a refusal may come before its end does.
 
-        The caller sets ``written`` before it writes the end.
+        ``chunk`` is a BDAT that it follows. The caller sets ``written`` before it writes the end.
         """
-        awaited = self.send(_commands.END_OF_DATA, sink, owner)
+        awaited = self.send(chunk or _commands.END_OF_DATA, sink, owner)
         awaited.written = False
         return awaited
 

@@ -13,6 +13,9 @@ and `end` says what follows: the message, a lone dot, nothing, or the end of the
     PIPELINING, CHUNKING,  RSET MAIL RCPT RCPT BDAT LAST message   (RFC 3030 section 2)
       and the user's "eager"
 
+Where BDAT carries a message that is not eager, its envelope's replies are waited for, and the
+message follows its command line at once.
+
 DATA may ride with the envelope because the message itself waits for its 354: the policy on
 refusals is applied before the message leaves. With ``require_all`` DATA waits for the envelope's
 replies, since once a server has said 354 a transaction can only be given up by closing the
@@ -47,7 +50,6 @@ from ..errors import (
     SMTPAuthenticationError,
     SMTPDataError,
     SMTPException,
-    SMTPMessageTooLarge,
     SMTPNotSupported,
     SMTPRecipientsRefused,
     SMTPSenderRefused,
@@ -55,11 +57,13 @@ from ..errors import (
 )
 from . import _commands
 from ._commands import Command
+from ._demands import mail_parameters, rcpt_parameters
 from ._extensions import Extensions
 from ._session import Sink
 
 End: TypeAlias = Literal["message", "lone dot", "hang up", "nothing"]
 Pipelining: TypeAlias = Literal["auto", "eager", "off"]
+Chunking: TypeAlias = Literal["auto", "always", "off"]
 
 # Unread replies of 512 octets must fit the 64 KiB that a socket takes at the least, or client and
 # server both wait for the other to read (RFC 2920 section 3.1).
@@ -101,6 +105,7 @@ class Transaction:
         "_taken",
         "_too_many",
         "_utf8",
+        "chunk",
         "is_eager",
         "is_stale",
         "wears_out",
@@ -115,14 +120,18 @@ class Transaction:
         *,
         reset_first: bool,
         pipelining: Pipelining = "auto",
+        chunking: Chunking = "auto",
         refused_in_a_row: int = 0,
         domains: set[str] | None = None,
+        is_tls_verified: bool = False,
     ) -> None:
         self._job = job
         self._ledger = ledger
         self._epoch = ledger.epoch
         self._is_handed_over = False
-        parameters, self._utf8 = _mail_parameters(job, content, extensions)
+        parameters, self._utf8 = mail_parameters(
+            job, content, extensions, is_tls_verified=is_tls_verified
+        )
         self._recipients, self._rest = _one_transaction(job, extensions.limits, domains)
         sender = "" if job.sender is None else self._path(job.sender)
         self._mail = _commands.mail(sender, parameters)
@@ -132,14 +141,21 @@ class Transaction:
             pipelining == "eager"
             and self._data_rides
             and extensions.chunking
+            and chunking != "off"
             and content.size <= EAGER_SIZE
             # RSET, MAIL and BDAT.
             and len(self._recipients) + 3 <= MAX_FLIGHT
         )
         """Whether the message goes out with its envelope, in one flight."""
+        self.chunk = (
+            _commands.bdat(content.size, is_last=True)
+            if self.is_eager or _uses_chunk(job, extensions, chunking)
+            else None
+        )
+        """The command that the message follows at once; None where DATA asks for it."""
         # RFC 4954 section 6. Where STARTTLS is on offer, 530 asks for that (RFC 3207 section 4).
         self._login_is_missing = {535} if extensions.starttls else {530, 535}
-        self._plan = self._planned(reset_first, content)
+        self._plan = self._planned(reset_first)
         self._rcpts: Iterator[Mailbox] = iter(self._recipients)
         self._taken: list[str] = []
         self._too_many: list[str] = []
@@ -171,6 +187,8 @@ class Transaction:
     @property
     def end(self) -> End:
         """What follows the envelope."""
+        if self.chunk is not None and not self.is_eager:
+            return "message" if self._may_go() else "nothing"
         if self._data is None or not self._data.is_intermediate:
             return "nothing"
         if self._refusal is None and self._taken:
@@ -205,6 +223,8 @@ class Transaction:
             self._leave_over(self._too_many)
             return
         self._refusal = SMTPDataError(reply, command=_commands.END_OF_DATA.shown)
+        # Whether a server that refuses a chunk has read it is not to be relied on.
+        self.wears_out = self.chunk is not None
         # The server's word on the message itself holds for the others too.
         self._refuse(self._rest, reply)
 
@@ -218,21 +238,22 @@ class Transaction:
         assert self._final is not None
         return self._final
 
-    def _planned(self, reset_first: bool, content: Content) -> deque[tuple[Command, Sink]]:
+    def _planned(self, reset_first: bool) -> deque[tuple[Command, Sink]]:
         """Every command of the envelope, with what its reply means."""
         plan: deque[tuple[Command, Sink]] = deque()
         if reset_first:
             plan.append((_commands.RSET, self._take_rset))
         plan.append((self._mail, self._take_mail))
         for recipient in self._recipients:
-            rcpt = _commands.rcpt(self._path(recipient), self._job.rcpt_options)
-            plan.append((rcpt, self._take_rcpt))
-        if self.is_eager:
-            chunk = _commands.bdat(content.size, is_last=True)
-            plan.append((chunk, self._take_chunk))
-        else:
+            plan.append((self._rcpt(recipient), self._take_rcpt))
+        if self.chunk is None:
             plan.append((_commands.DATA, self._take_data))
+        elif self.is_eager:
+            plan.append((self.chunk, self._take_chunk))
         return plan
+
+    def _rcpt(self, recipient: Mailbox) -> Command:
+        return _commands.rcpt(self._path(recipient), rcpt_parameters(self._job, recipient))
 
     def _path(self, mailbox: Mailbox) -> str:
         if self._utf8 or mailbox.ascii is None:
@@ -241,10 +262,12 @@ class Transaction:
 
     def _data_may_go(self, *, riding: bool) -> bool:
         """Whether DATA may be written: behind the envelope, or when its replies are all there."""
-        if riding:
-            return self._data_rides
+        return self._data_rides if riding else self._may_go()
+
+    def _may_go(self) -> bool:
+        """Whether the message is to be sent to those whom the server took."""
         if self._job.require_all and self._rcpt_refused:
-            self._refusal = SMTPRecipientsRefused(self._rcpt_refused)
+            self._refusal = self._refusal or SMTPRecipientsRefused(self._rcpt_refused)
         return bool(self._taken) and self._refusal is None
 
     def _take_rset(self, reply: Reply) -> None:
@@ -278,8 +301,7 @@ class Transaction:
         self._rcpt_refused[mailbox.given] = reply
         self._refuse((mailbox.given,), reply)
         if reply.code == 421:
-            path = self._path(mailbox)
-            self._hang_up(reply, _commands.rcpt(path, self._job.rcpt_options).shown)
+            self._hang_up(reply, self._rcpt(mailbox).shown)
         elif _is_too_many(reply) and self._taken:
             self._too_many.append(mailbox.given)
 
@@ -303,8 +325,6 @@ class Transaction:
         # Whatever it refused before: a server that says yes to this has the message.
         self._refusal = None
         self.take_final(reply)
-        # Whether a server that refuses a chunk has read it is not to be relied on.
-        self.wears_out = not reply.is_positive
 
     @property
     def _is_late(self) -> bool:
@@ -344,9 +364,13 @@ class Transaction:
 _GOODBYE = (421, 554)
 
 
-def needs_downgrade(content: Content, extensions: Extensions) -> bool:
-    """Whether the server takes the message only in 7bit (RFC 6152 section 3)."""
-    return content.is_8bit and not extensions.eight_bit_mime
+def _uses_chunk(job: Job, extensions: Extensions, chunking: Chunking) -> bool:
+    """Whether BDAT carries a message that is not eager (RFC 3030): where nothing else can, where it
+    saves the wait for 354, or always. Some servers get it wrong, so not without a reason.
+    """
+    if not extensions.chunking:
+        return False
+    return job.is_binary or chunking == "always" or (chunking == "auto" and job.require_all)
 
 
 def _is_too_many(reply: Reply) -> bool:
@@ -390,39 +414,3 @@ def _one_transaction(
     if domains is not None:
         domains |= seen
     return tuple(chosen), tuple(rest)
-
-
-def _mail_parameters(job: Job, content: Content, extensions: Extensions) -> tuple[list[str], bool]:
-    """The parameters of MAIL, the caller's own and those that he did not give; whether SMTPUTF8."""
-    given = {option.partition("=")[0].upper() for option in job.mail_options}
-    parameters: list[str] = []
-    limit = extensions.size
-    if "SIZE" in extensions and "SIZE" not in given:
-        parameters.append(f"SIZE={content.size}")
-    if limit is not None and content.size > limit:
-        raise SMTPMessageTooLarge(
-            f"the message has {content.size} octets, the server takes {limit}"
-        )
-    if content.is_8bit:
-        if not extensions.eight_bit_mime:
-            raise SMTPNotSupported(
-                "the message has octets above 127 and the server does not offer 8BITMIME"
-            )
-        if "BODY" not in given:
-            parameters.append("BODY=8BITMIME")
-    asks_for_utf8 = "SMTPUTF8" in given
-    if (reason := _needs_utf8(job, content)) is not None:
-        if not extensions.smtputf8:
-            raise SMTPNotSupported(f"{reason} and the server does not offer SMTPUTF8")
-        if not asks_for_utf8:
-            parameters.append("SMTPUTF8")
-            asks_for_utf8 = True
-    return [*parameters, *job.mail_options], asks_for_utf8 and extensions.smtputf8
-
-
-def _needs_utf8(job: Job, content: Content) -> str | None:
-    """Why the transaction must use SMTPUTF8 (RFC 6531 section 3.4), if it must."""
-    for mailbox in (job.sender, *job.recipients):
-        if mailbox is not None and mailbox.ascii is None:
-            return f"the local part of {mailbox.given} is not ASCII"
-    return "the header section is not ASCII" if content.is_utf8 else None

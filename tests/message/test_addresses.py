@@ -191,7 +191,6 @@ def test_each_recipient_counts_once_and_the_first_wins() -> None:
         "a@x",
         "A@x",
         "b@x",
-        '"a"@x',
         "root",
         "Root",
     ]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -12,50 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anysmtp._delivery import Ledger, Outcome
-from anysmtp._envelope import Content, Job, Mailbox, Receipt
+from anysmtp._envelope import Job, Mailbox, Receipt
 from anysmtp._protocol import _commands
-from anysmtp._protocol._extensions import Extensions
 from anysmtp._protocol._session import Session
 from anysmtp._protocol._transaction import (
     EAGER_SIZE,
     MAX_FLIGHT,
     PATIENCE,
     Transaction,
-    needs_downgrade,
 )
 from anysmtp._reply import Reply
 from anysmtp.errors import (
     SMTPAuthenticationError,
     SMTPDataError,
     SMTPException,
-    SMTPMessageTooLarge,
     SMTPNotSupported,
     SMTPProtocolError,
     SMTPRecipientsRefused,
     SMTPSenderRefused,
     SMTPServerDisconnected,
 )
-
-
-@dataclass(frozen=True)
-class Octets:
-    """A message of which only the measures count."""
-
-    size: int = 100
-    is_8bit: bool = False
-    is_utf8: bool = False
-
-    def chunks(self) -> Iterator[bytes]:
-        raise AssertionError("the planner does not read the message")
-
-
-def mailbox(address: str) -> Mailbox:
-    return Mailbox(address, address, address if address.isascii() else None)
-
-
-def job(*recipients: str, **more: Any) -> Job:
-    to = tuple(map(mailbox, recipients or ("b@x", "c@x")))
-    return replace(Job(mailbox("a@x"), to, Octets()), **more)
+from support.jobs import Octets, job, mailbox
 
 
 class Lost(Exception):
@@ -147,12 +123,15 @@ class Conversation:
 
     def _finish(self) -> None:
         if self.transaction.end == "message":
-            end = self.session.begin_body(self._take_final)
+            chunk = self.transaction.chunk
+            end = self.session.begin_body(self._take_final, chunk=chunk)
+            if chunk is not None:
+                self.flights.append([chunk.shown])
             if not self._early:
                 end.written = True
                 self._hand_over()
             self._check()
-            self._hear(".")
+            self._hear("." if chunk is None else chunk.shown)
         elif self.transaction.end == "lone dot":
             self._taken.clear()
             self.session.begin_body(lambda reply: None).written = True
@@ -248,6 +227,11 @@ EAGER: dict[str, Any] = {"pipelining": "eager", "offers": ["PIPELINING", "CHUNKI
         ({"refused_in_a_row": PATIENCE}, [[MAIL, B, C], ["DATA"]]),
         ({"reset_first": True}, [["RSET", MAIL, B, C, "DATA"]]),
         ({"reset_first": True, "offers": "X"}, [["RSET"], [MAIL], [B], [C], ["DATA"]]),
+        ({"chunking": "always"}, [[MAIL, B, C, "DATA"]]),
+        ({"chunking": "always", "offers": "CHUNKING"}, [[MAIL], [B], [C], [BDAT]]),
+        ({**EAGER, "chunking": "off"}, [[MAIL, B, C, "DATA"]]),
+        ({**EAGER, "chunking": "always"}, [[MAIL, B, C, BDAT]]),
+        ({**EAGER, "chunking": "always", "pipelining": "auto"}, [[MAIL, B, C], [BDAT]]),
     ],
 )
 def test_flights_are_as_long_as_they_may_be(
@@ -268,11 +252,34 @@ def test_flights_are_as_long_as_they_may_be(
         ({"MAIL": 550}, [[MAIL, B, C]]),
     ],
 )
-@pytest.mark.parametrize("options", [{}, EAGER], ids=["auto", "eager"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {**EAGER, "chunking": "off"}, EAGER, {**EAGER, "pipelining": "auto"}],
+    ids=["nothing", "off", "eager", "auto"],
+)
 def test_all_or_nobody_waits_for_the_envelope(
     codes: dict[str, int], flights: list[list[str]], options: dict[str, Any]
 ) -> None:
-    assert talk(job(require_all=True), codes, **options).flights == flights
+    """Then BDAT saves the wait for 354."""
+    uses_chunk = bool(options) and "chunking" not in options
+    told = [[BDAT] if flight == ["DATA"] and uses_chunk else flight for flight in flights]
+    assert talk(job(require_all=True), codes, **options).flights == told
+
+
+@pytest.mark.parametrize(
+    ("codes", "facts", "wears_out"),
+    [
+        ({C: 550}, {"b@x": ("accepted", 250), "c@x": ("refused", 550)}, False),
+        ({BDAT: 550}, {"b@x": ("refused", 550), "c@x": ("refused", 550)}, True),
+        ({B: 550, C: 550}, {"b@x": ("refused", 550), "c@x": ("refused", 550)}, False),
+    ],
+)
+def test_a_chunk_goes_to_those_whom_the_server_took(
+    codes: dict[str, int], facts: dict[str, tuple[str, int]], wears_out: bool
+) -> None:
+    conversation = talk(job(), codes, chunking="always", offers=["PIPELINING", "CHUNKING"])
+    assert conversation.facts() == facts
+    assert conversation.transaction.wears_out is wears_out
 
 
 @pytest.mark.parametrize(
@@ -775,66 +782,6 @@ def test_a_good_bye_leaves_the_rest_unsent_and_not_left_over() -> None:
     assert conversation.left_over == ()
 
 
-# The parameters of MAIL
-
-
-def mail_line(job: Job, *offers: str) -> str:
-    extensions = Extensions(Reply(250, ["x", *offers]))
-    transaction = Transaction(job, job.content, extensions, Ledger(), reset_first=False)
-    [(command, _)] = transaction.flight()
-    return command.shown.removeprefix("MAIL FROM:")
-
-
-EIGHT = Octets(is_8bit=True)
-UTF8 = Octets(is_8bit=True, is_utf8=True)
-
-
-@pytest.mark.parametrize(
-    ("more", "offers", "line"),
-    [
-        ({"sender": None}, [], "<>"),
-        ({}, [], "<a@x>"),
-        ({}, ["SIZE"], "<a@x> SIZE=100"),
-        ({}, ["SIZE 100"], "<a@x> SIZE=100"),
-        ({"mail_options": ("size=7",)}, ["SIZE 100"], "<a@x> size=7"),
-        ({"mail_options": ("RET=HDRS",)}, ["SIZE"], "<a@x> SIZE=100 RET=HDRS"),
-        ({}, ["8BITMIME", "SMTPUTF8"], "<a@x>"),
-        ({"content": EIGHT}, ["8BITMIME"], "<a@x> BODY=8BITMIME"),
-        ({"content": EIGHT, "mail_options": ("BODY=X",)}, ["8BITMIME"], "<a@x> BODY=X"),
-        ({"content": UTF8}, ["8BITMIME", "SMTPUTF8"], "<a@x> BODY=8BITMIME SMTPUTF8"),
-        ({"sender": mailbox("ä@x")}, ["SMTPUTF8"], "<ä@x> SMTPUTF8"),
-        (
-            {"sender": mailbox("ä@x"), "mail_options": ("smtputf8",)},
-            ["SMTPUTF8"],
-            "<ä@x> smtputf8",
-        ),
-        ({"recipients": (mailbox("ä@x"),)}, ["SMTPUTF8"], "<a@x> SMTPUTF8"),
-    ],
-)
-def test_mail_says_what_the_message_needs(
-    more: dict[str, Any], offers: list[str], line: str
-) -> None:
-    assert mail_line(job(**more), *offers) == line
-
-
-@pytest.mark.parametrize(
-    ("more", "offers", "error", "text"),
-    [
-        ({}, ["SIZE 99"], SMTPMessageTooLarge, "has 100 octets, the server takes 99"),
-        ({"mail_options": ("SIZE=1",)}, ["SIZE 99"], SMTPMessageTooLarge, "100 octets"),
-        ({"content": EIGHT}, [], SMTPNotSupported, "does not offer 8BITMIME"),
-        ({"content": UTF8}, ["8BITMIME"], SMTPNotSupported, "header section is not ASCII"),
-        ({"sender": mailbox("ä@x")}, [], SMTPNotSupported, "local part of ä@x is not ASCII"),
-        ({"recipients": (mailbox("ö@x"),)}, [], SMTPNotSupported, "local part of ö@x"),
-    ],
-)
-def test_what_the_server_cannot_take_is_not_begun(
-    more: dict[str, Any], offers: list[str], error: type[Exception], text: str
-) -> None:
-    with pytest.raises(error, match=text):
-        mail_line(job(**more), *offers)
-
-
 IDN = Mailbox("Bob <b@bücher.example>", "b@bücher.example", "b@xn--bcher-kva.example")
 
 
@@ -850,16 +797,6 @@ def test_domains_are_written_as_the_transaction_allows(sender: str, lines: list[
     conversation = talk(plain, offers=["PIPELINING", "SMTPUTF8"])
     assert conversation.flights[0][1:-1] == lines
     assert conversation.facts() == {IDN.given: ("accepted", 250)}
-
-
-@pytest.mark.parametrize(
-    ("content", "offers", "needed"),
-    [(EIGHT, [], True), (EIGHT, ["8BITMIME"], False), (Octets(), [], False)],
-)
-def test_only_octets_above_127_need_a_downgrade(
-    content: Content, offers: list[str], needed: bool
-) -> None:
-    assert needs_downgrade(content, Extensions(Reply(250, ["x", *offers]))) is needed
 
 
 @pytest.mark.parametrize(
@@ -897,6 +834,7 @@ CODES = st.sampled_from([200, 250, 251, 334, 354, 421, 450, 452, 500, 503, 550, 
     recipients=st.integers(1, 5) | st.just(MAX_FLIGHT),
     offers=st.lists(st.sampled_from(["PIPELINING", "CHUNKING", "LIMITS RCPTMAX=2"]), unique=True),
     pipelining=st.sampled_from(["auto", "eager", "off"]),
+    chunking=st.sampled_from(["auto", "always", "off"]),
     require_all=st.booleans(),
     early=st.booleans(),
     reset_first=st.booleans(),

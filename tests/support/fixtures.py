@@ -15,6 +15,8 @@ import pytest
 
 from .aiosmtpd_server import AiosmtpdServer
 from .cancel import How, hows
+from .exim import Exim
+from .exim import why_not as exim_why_not
 from .postfix import Postfix, why_not
 from .quick import backend_of, left_out
 from .tls import Certificates
@@ -52,8 +54,13 @@ def aiosmtpd_implicit(certificates: Certificates) -> Iterator[AiosmtpdServer]:
 
 def check_postfix(reason: str | None) -> None:
     """Skip the test, or fail it, if there is a reason why Postfix cannot be had."""
-    if reason and os.environ.get("ANYSMTP_REQUIRE_POSTFIX") == "1":
-        pytest.fail(f"Postfix is required here. {reason}")
+    check_server("Postfix", reason)
+
+
+def check_server(name: str, reason: str | None) -> None:
+    """The same of any server, by the variable that requires it."""
+    if reason and os.environ.get(f"ANYSMTP_REQUIRE_{name.upper()}") == "1":
+        pytest.fail(f"{name} is required here. {reason}")
     elif reason:
         pytest.skip(reason)
 
@@ -66,6 +73,14 @@ def postfix(certificates: Certificates) -> Iterator[Postfix]:
     """
     check_postfix(why_not())
     with Postfix(certificates.server_file, USERS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def exim() -> Iterator[Exim]:
+    """A real Exim; see `Exim`. It is required if ``ANYSMTP_REQUIRE_EXIM`` is 1."""
+    check_server("Exim", exim_why_not())
+    with Exim() as server:
         yield server
 
 

@@ -42,6 +42,11 @@ _PARAMETERS = {
     "ENVID": "DSN",
     "NOTIFY": "DSN",
     "ORCPT": "DSN",
+    "REQUIRETLS": "REQUIRETLS",
+    "MT-PRIORITY": "MT-PRIORITY",
+    "BY": "DELIVERBY",
+    "HOLDFOR": "FUTURERELEASE",
+    "HOLDUNTIL": "FUTURERELEASE",
 }
 
 
@@ -102,7 +107,11 @@ class Transaction:
     @property
     def declares_8bit(self) -> bool:
         options = [option.upper() for option in self.options]
-        return "BODY=8BITMIME" in options or "SMTPUTF8" in options
+        return "BODY=8BITMIME" in options or "SMTPUTF8" in options or self.declares_binary
+
+    @property
+    def declares_binary(self) -> bool:
+        return "BODY=BINARYMIME" in map(str.upper, self.options)
 
 
 class State:
@@ -286,6 +295,8 @@ class State:
             or ("503 5.5.1 DATA after BDAT" if self.transaction.chunks is not None else None)
             or (None if transaction and transaction.recipients else nobody)
             or ("501 5.5.4 DATA has no argument" if argument else None)
+            # RFC 3030 section 3.
+            or ("503 5.5.1 DATA after BINARYMIME" if self.transaction.declares_binary else None)
             or "354 End data with <CR><LF>.<CR><LF>",
             then="message",
             on="3",
@@ -359,7 +370,8 @@ class State:
     def _options_error(self, options: list[str]) -> str | None:
         for option in options:
             name, _, value = option.upper().partition("=")
-            if not self.offers(_PARAMETERS.get(name, "?")):
+            needed = "BINARYMIME" if value == "BINARYMIME" else _PARAMETERS.get(name, "?")
+            if not self.offers(needed):
                 return f"555 5.5.4 Unsupported option: {name}"
             if name == "SIZE" and not value.isdecimal():
                 return "501 5.5.4 SIZE is a number"

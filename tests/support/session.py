@@ -282,7 +282,8 @@ class Session:
         if isinstance(taken, Own):
             is_taken = await self._do(act, taken)
         else:
-            self._inspect_lines(taken.data)
+            if "BODY=BINARYMIME" not in taken.mail_options:
+                self._inspect_lines(taken.data)
             is_taken = True
             for point, own in self._state.end_of_data(taken):
                 end = self._script.act(point) if act.says_nothing else act

@@ -148,7 +148,10 @@ class Commands(Session):
         self._connection()
         self._note_ehlo()
         raw = message.encode("ascii") if isinstance(message, str) else message
-        return response_of(await self._talk(lambda connection: connection.data(raw), timeout))
+        reply = await self._talk(
+            lambda connection: connection.data(raw, allow_long_lines=True), timeout
+        )
+        return response_of(reply)
 
     async def starttls(
         self,

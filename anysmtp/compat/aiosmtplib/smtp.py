@@ -119,7 +119,12 @@ class SMTP(Logins):
         self._note_ehlo()
         receipt = await self._talk(
             lambda connection: connection.sendmail(
-                sender, recipients, raw, mail_options=of_mail, rcpt_options=of_rcpt
+                sender,
+                recipients,
+                raw,
+                mail_options=of_mail,
+                rcpt_options=of_rcpt,
+                allow_long_lines=True,
             ),
             timeout,
             sender=sender,
@@ -150,6 +155,7 @@ class SMTP(Logins):
                 recipients=recipients,
                 mail_options=of_mail,
                 rcpt_options=of_rcpt,
+                allow_long_lines=True,
             ),
             timeout,
             sender=sender,

@@ -1,0 +1,122 @@
+"""What a job demands of a server, before a byte of it is sent: the parameters of MAIL and RCPT.
+
+Some follow from the message (SIZE, BODY, SMTPUTF8), some were asked for with types, the raw ones
+stand as they were given. What has a type and is not offered is SMTPNotSupported, and what is
+offered with limits is held against these. Nothing is left out quietly: a message that needs an
+extension and goes without it is another message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from .._envelope import Content, Job, Mailbox
+from .._parameters import REQUIRETLS, Notify, Parameter, notify_parameter, untyped
+from ..errors import SMTPMessageTooLarge, SMTPNotSupported, SMTPTLSError
+from ._extensions import Extensions
+
+
+def needs_downgrade(content: Content, extensions: Extensions) -> bool:
+    """Whether the server takes the message only in 7bit (RFC 6152 section 3)."""
+    return content.is_8bit and not extensions.eight_bit_mime
+
+
+def mail_parameters(
+    job: Job, content: Content, extensions: Extensions, *, is_tls_verified: bool
+) -> tuple[list[str], bool]:
+    """The parameters of MAIL; and whether the transaction uses SMTPUTF8."""
+    given = {option.partition("=")[0].upper() for option in job.mail_options}
+    parameters: list[str] = []
+    limit = extensions.size
+    if "SIZE" in extensions and "SIZE" not in given:
+        parameters.append(f"SIZE={content.size}")
+    if limit is not None and content.size > limit:
+        raise SMTPMessageTooLarge(
+            f"the message has {content.size} octets, the server takes {limit}"
+        )
+    if content.is_8bit and not job.is_binary:
+        _require_8bit(job, extensions)
+        if "BODY" not in given:
+            parameters.append("BODY=8BITMIME")
+    asks_for_utf8 = "SMTPUTF8" in given
+    if (reason := _needs_utf8(job, content)) is not None:
+        if not extensions.smtputf8:
+            raise SMTPNotSupported(f"{reason} and the server does not offer SMTPUTF8")
+        if not asks_for_utf8:
+            parameters.append("SMTPUTF8")
+            asks_for_utf8 = True
+    if job.mail_parameters:
+        _require_tls(job, is_tls_verified)
+        parameters += _offered(job.mail_parameters, extensions, "the message")
+        if job.is_binary and not extensions.chunking:
+            raise SMTPNotSupported("a binary message needs BDAT, the server offers no CHUNKING")
+    for recipient in job.recipients:
+        if recipient.parameters:
+            _offered(recipient.parameters, extensions, recipient.given)
+    return [*parameters, *job.mail_options], asks_for_utf8 and extensions.smtputf8
+
+
+def rcpt_parameters(job: Job, recipient: Mailbox) -> tuple[str, ...]:
+    """The parameters of RCPT, which `mail_parameters` has held against the server's offer."""
+    if not recipient.parameters:
+        return job.rcpt_options
+    typed = (parameter.written() for parameter in recipient.parameters)
+    return (*typed, *untyped(job.rcpt_options, recipient.parameters))
+
+
+def with_notify(recipients: tuple[Mailbox, ...], notify: Sequence[Notify]) -> tuple[Mailbox, ...]:
+    """The recipients, with what the message's DSN says for those that do not say it themselves."""
+    parameter = notify_parameter(tuple(notify))
+    return tuple(
+        recipient
+        if any(own.keyword == parameter.keyword for own in recipient.parameters)
+        else replace(recipient, parameters=(parameter, *recipient.parameters))
+        for recipient in recipients
+    )
+
+
+def _offered(parameters: Iterable[Parameter], extensions: Extensions, whose: str) -> Iterable[str]:
+    """Parameters as they are written; SMTPNotSupported for one that the server does not take."""
+    written: list[str] = []
+    for parameter in parameters:
+        text = parameter.written()
+        offer = extensions.get(parameter.extension)
+        if offer is None:
+            raise SMTPNotSupported(
+                f"{text} is asked for {whose} and the server does not offer {parameter.extension}"
+            )
+        if (reason := parameter.objection(offer)) is not None:
+            raise SMTPNotSupported(reason)
+        written.append(text)
+    return written
+
+
+def _require_tls(job: Job, is_tls_verified: bool) -> None:
+    """RFC 8689 section 4.2.1: the first hop, too, has TLS with a certificate that was verified."""
+    if REQUIRETLS in job.mail_parameters and not is_tls_verified:
+        raise SMTPTLSError(
+            "REQUIRETLS is asked for and the connection is not under TLS with a certificate that "
+            "was verified"
+        )
+
+
+def _require_8bit(job: Job, extensions: Extensions) -> None:
+    if extensions.eight_bit_mime:
+        return
+    reason = "" if job.fixed is None else f"; it cannot be converted, for {job.fixed}"
+    raise SMTPNotSupported(
+        f"the message has octets above 127 and the server does not offer 8BITMIME{reason}"
+    )
+
+
+def _needs_utf8(job: Job, content: Content) -> str | None:
+    """Why the transaction must use SMTPUTF8 (RFC 6531 section 3.4), if it must."""
+    for mailbox in (job.sender, *job.recipients):
+        if mailbox is not None and mailbox.ascii is None:
+            return f"the local part of {mailbox.given} is not ASCII"
+    if not content.is_utf8:
+        return None
+    address = job.utf8_address
+    where = "" if address is None else f", for the address {address} in it,"
+    return f"the header section is not ASCII{where}"

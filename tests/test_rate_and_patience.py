@@ -53,7 +53,7 @@ async def test_a_message_that_waited_for_the_rate_goes_over_a_fresh_connection_a
             await server.hang_up()
 
     limits = Limits(max_connections=connections, rate=(1, 60))
-    start = anyio.current_time()
+    start = seconds = anyio.current_time()
     async with no_leaks(), server, anyio.create_task_group() as group:
         group.start_soon(hang_up_when_it_is_quiet)
         async with on_memory(server, limits=limits, pipelining=pipelining) as smtp:

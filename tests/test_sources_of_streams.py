@@ -82,7 +82,7 @@ async def test_an_iterable_that_raises_stop_async_iteration_does_not_end_without
 
 
 async def test_whoever_takes_what_is_ready_lets_others_run() -> None:
-    turns = 0
+    turns = before = 0
     no_mails: list[Any] = [object()] * 1000
 
     async def other() -> None:

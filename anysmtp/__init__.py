@@ -25,6 +25,7 @@ from ._protocol._extensions import Extensions
 from ._reply import Reply
 from ._send import SendAloneOptions, send
 from ._settings import Limits, Options, TLSMode
+from ._signing import Signer
 from ._statistics import Statistics
 from ._version import __version__
 from .errors import (
@@ -83,6 +84,7 @@ __all__ = [
     "SendAloneOptions",
     "SendMany",
     "SendOptions",
+    "Signer",
     "Statistics",
     "TLSMode",
     "Timeouts",

@@ -119,7 +119,7 @@ class Attempts:
         """
         self._error = error
         ledger = self._ledger
-        if ledger.left_over:
+        if ledger.left_over and not self.job.is_spent:
             self._groups += 1
             self._narrow(ledger.left_over, 0.0)
             return True
@@ -149,6 +149,8 @@ class Attempts:
 
     def _may_try_again(self, error: SMTPException | None) -> bool:
         if self._retry is None or self._tries >= self._retry.attempts or is_final(error):
+            return False
+        if self._whole.is_spent:
             return False
         return bool(self._ledger.retry_keys()) and not self._ledger.is_any("in_doubt", self._keys)
 

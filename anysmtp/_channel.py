@@ -244,10 +244,11 @@ class Channel:
         if self._closing is not None:
             await self._close_if_forsaken()
 
-    def begin_body(self, octets: int, sink: Sink, chunk: Command | None = None) -> Awaited:
+    def begin_body(self, octets: int | None, sink: Sink, chunk: Command | None = None) -> Awaited:
         """The message goes out from here on, behind a BDAT or not; what its end awaits."""
         lines = () if chunk is None else (chunk.shown,)
-        self._trace(">", (*lines, f"(a message of {octets} octets)"))
+        size = "unknown size" if octets is None else f"{octets} octets"
+        self._trace(">", (*lines, f"(a message of {size})"))
         return self.session.begin_body(sink, chunk=chunk)
 
     def end_body(self, end: Awaited, turn: Turn) -> None:

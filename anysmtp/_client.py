@@ -59,6 +59,7 @@ class SMTP(BaseMailer):
         self._monitor = self._leases.monitor
         self._require_all = self._settings.require_all
         self._add_missing_headers = self._settings.add_missing_headers
+        self._signers = self._settings.signers
         self._retry = self._settings.retry
         self._pause = self._life.pause
 
@@ -286,6 +287,7 @@ class Borrowed:
             chunking=settings.chunking,
             require_all=settings.require_all,
             add_missing_headers=settings.add_missing_headers,
+            signers=settings.signers,
         )
         return self._connection
 

@@ -34,6 +34,8 @@ from ._protocol._transaction import Chunking, Pipelining
 from ._rate import Pace
 from ._reply import Reply
 from ._sending import Sending
+from ._signing import Signer
+from ._sources import SourceFailed
 from ._turns import Turn
 from .errors import (
     SMTPDataError,
@@ -214,7 +216,11 @@ class SMTPConnection(BaseMailer):
             await _dialogue.demand(self._channel, clock, _commands.DATA, SMTPDataError)
             return await _dialogue.transfer(self._channel, clock, content)
 
-        return await self._take_turn(transfer, ready=True)
+        try:
+            return await self._take_turn(transfer, ready=True)
+        except SourceFailed as failed:
+            failure = failed.error
+        raise failure
 
     async def rset(self) -> Reply:
         """RSET (RFC 5321 section 4.1.1.5): no transaction is open afterwards.
@@ -379,6 +385,7 @@ def connection_on(
     pace: Pace | None,
     require_all: bool,
     add_missing_headers: bool,
+    signers: tuple[Signer, ...],
 ) -> SMTPConnection:
     """The command layer on a channel that is open and logged in, as a client has it set."""
     connection = SMTPConnection(
@@ -395,4 +402,5 @@ def connection_on(
     connection._pace = pace
     connection._require_all = require_all
     connection._add_missing_headers = add_missing_headers
+    connection._signers = signers
     return connection

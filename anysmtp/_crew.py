@@ -33,6 +33,7 @@ from ._lifecycle import Call, Lifecycle
 from ._mailer import Book
 from ._pool import Claim
 from ._sending import Sending
+from ._sources import SourceFailed
 from ._tasks import task_id
 from ._turns import Turn
 from .errors import SMTPException
@@ -130,7 +131,7 @@ class Crew:
         self._hire()
 
     def _count_in(self, item: Item) -> None:
-        self._octets_in_line += item.job.content.size
+        self._octets_in_line += item.job.content.size or 0
         self.is_line_full = self.is_line_full or self._octets_in_line > MOST_IN_LINE
 
     def _hire(self) -> None:
@@ -197,7 +198,7 @@ class Crew:
     def leave_line(self) -> Item:
         """The one who is next in line leaves it."""
         item = self._line.popleft()
-        self._octets_in_line -= item.job.content.size
+        self._octets_in_line -= item.job.content.size or 0
         if self.is_line_full and self._octets_in_line <= MOST_IN_LINE // 2:
             self.is_line_full = False
             self.room.ring()
@@ -397,10 +398,11 @@ class _Conveyor:
         except SMTPException as caught:
             error = caught
             again = self._leases.again_after(error, item.sending, claim, item.turn, item.again)
-        except ValueError as failure:
-            # It cannot be written in 7bit, which is all that the server takes.
+        except (ValueError, SourceFailed) as failure:
+            # It cannot be written in 7bit, which is all that the server takes; or not be read.
             self._aboard.popleft()
-            self._crew.give_up(item, failure)
+            error_of_it = failure.error if isinstance(failure, SourceFailed) else failure
+            self._crew.give_up(item, error_of_it)
             return
         # What comes next finds a connection that has served before.
         claim.was_used = True

@@ -10,10 +10,11 @@ import ssl
 
 from ._channel import Channel
 from ._clock import Clock
-from ._envelope import Content
+from ._envelope import Content, Stream
 from ._protocol import _commands
 from ._protocol._commands import Command
 from ._reply import Reply
+from ._sources import chunks_of
 from ._transfer import Body, send_body
 from .errors import (
     SMTPConnectError,
@@ -110,12 +111,13 @@ async def start_tls(
     return reply
 
 
-async def transfer(channel: Channel, clock: Clock, content: Content) -> Reply:
+async def transfer(channel: Channel, clock: Clock, content: Content | Stream) -> Reply:
     """A message alone, after 354; the reply to its end, or SMTPDataError."""
     final: list[Reply] = []
     left: list[None] = []
+    extensions = channel.session.extensions
     body = Body(
-        content.chunks(),
+        chunks_of(content, takes_8bit=extensions.eight_bit_mime, takes_utf8=extensions.smtputf8),
         content.size,
         take_final=final.append,
         hand_over=lambda: left.append(None),

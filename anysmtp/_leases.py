@@ -152,7 +152,7 @@ class Leases:
         """
         channel = claim.connection
         assert channel is not None
-        if (before is not None and before.is_last) or sending.is_in_doubt:
+        if (before is not None and before.is_last) or not sending.can_be_repeated:
             return None
         turned_away = 0 if before is None else before.turned_away
         if isinstance(error, WornOut):

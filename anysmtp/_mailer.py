@@ -30,10 +30,10 @@ from ._envelope import (
     RawMessage,
     Receipt,
     Recipients,
+    Stream,
 )
 from ._message import (
     BinaryContent,
-    LongLine,
     RawContent,
     estimate_size,
     message_id_of,
@@ -41,7 +41,6 @@ from ._message import (
     parse_recipients,
     parse_sender,
     prepare,
-    raw_binary,
     recipients_of,
     sender_of,
     serialise,
@@ -50,6 +49,8 @@ from ._message import (
 )
 from ._monitor import Monitor, Since
 from ._parameters import DSN
+from ._signing import Signer, Signers, signed, signers_of
+from ._sources import SourceFailed, StreamContent, content_of, in_memory
 from ._wishes import NO_WISHES, given, one, wishes_of
 from .errors import SMTPException
 
@@ -82,6 +83,10 @@ class SendOptions(TypedDict, total=False):
 
     allow_long_lines: bool
     """Whether lines of more than 998 octets are sent as they are; see `Envelope`."""
+
+    sign: Signers | None
+    """Who signs the message, such as an `anysmtp.dkim.DKIMSigner`; ``()``: nobody; None: as the
+    client has it."""
 
     envelope: Envelope | None
     """Sender, recipients and what is seldom asked for, as a value of its own."""
@@ -133,6 +138,7 @@ class BaseMailer(ABC):
 
     _monitor: Monitor
     _require_all = False
+    _signers: tuple[Signer, ...] = ()
     _add_missing_headers = True
     _retry: Retry | None = None
     _pause: Callable[[float], Awaitable[None]] = staticmethod(anyio.sleep)
@@ -171,7 +177,9 @@ class BaseMailer(ABC):
                 f"a message object is needed, not {type(message).__name__} (sendmail takes text "
                 "and bytes)"
             )
-        asked = Asked(options, sender, recipients, require_all=self._require_all)
+        asked = Asked(
+            options, sender, recipients, require_all=self._require_all, signers=self._signers
+        )
         with self._admitted(), asked.book_for_object(message, self._monitor) as book:
             job = await book.job_of_object(message, add_missing_headers=self._add_missing_headers)
             return await book.send(job, self)
@@ -194,10 +202,19 @@ class BaseMailer(ABC):
         than 998 octets (RFC 5321 section 4.5.3.1.6), unless ``allow_long_lines``.
         """
         _required(sender, recipients)
-        asked = Asked(options, sender, recipients, require_all=self._require_all)
+        asked = Asked(
+            options, sender, recipients, require_all=self._require_all, signers=self._signers
+        )
         with self._admitted(), asked.book(self._monitor) as book:
             job = await book.job_of_raw(message)
             return await book.send(job, self)
+
+    def _asked(
+        self, options: SendOptions, sender: AddressLike | None, recipients: Recipients | None
+    ) -> Asked:
+        return Asked(
+            options, sender, recipients, require_all=self._require_all, signers=self._signers
+        )
 
     def _admitted(self) -> AbstractContextManager[object]:
         """Stands around a whole send, serialising included. RuntimeError if there can be none."""
@@ -226,24 +243,16 @@ class BaseMailer(ABC):
 
 async def raw_content(
     message: RawMessage, *, binary: bool = False, allow_long_lines: bool = False
-) -> RawContent | BinaryContent:
+) -> RawContent | BinaryContent | StreamContent:
     """A raw message as content; ``binary``: with its octets as they are.
 
     TypeError for other types, ValueError for lone surrogates and for lines that are too long.
     """
     if not isinstance(message, (bytes, bytearray, memoryview, str)):
-        raise TypeError(
-            f"a raw message is bytes or str, not {type(message).__name__} (send_message takes "
-            "message objects)"
-        )
+        return await content_of(message, binary=binary, allow_long_lines=allow_long_lines)
     # What the caller can change while a thread works on it is copied now.
     raw = message if isinstance(message, (bytes, str)) else bytes(message)
-    if binary:
-        return await _run(lambda: raw_binary(raw), len(raw) > _IN_THREAD)
-    content = await _run(lambda: RawContent(raw), len(raw) > _IN_THREAD)
-    if content.has_long_lines and not allow_long_lines:
-        raise LongLine
-    return content
+    return await _run(lambda: in_memory(raw, binary, allow_long_lines), len(raw) > _IN_THREAD)
 
 
 def no_such_option(unknown: set[str], options: type, instead: Mapping[str, str]) -> TypeError:
@@ -265,6 +274,7 @@ class Asked:
         recipients: Recipients | None = None,
         *,
         require_all: bool,
+        signers: tuple[Signer, ...] = (),
     ) -> None:
         if not _SEND_OPTIONS.issuperset(options):
             unknown = set(options) - _SEND_OPTIONS
@@ -277,6 +287,8 @@ class Asked:
         self.delivery: Delivery[Any] = given("delivery", options, Delivery) or Delivery()
         chosen = given("require_all", options, bool)
         self.require_all = require_all if chosen is None else chosen
+        sign = options.get("sign")
+        self.signers = signers if sign is None else signers_of(sign)
 
     def book_for_object(self, message: Message, monitor: Monitor) -> Book:
         """What the caller did not give comes from the header fields."""
@@ -334,19 +346,20 @@ class Book:
             message_id=self.ledger.message_id,
         )
         in_thread = estimate_size(message) > _IN_THREAD
-        wishes = self._asked.wishes
+        wishes, signers = self._asked.wishes, self._asked.signers
 
         async def serialised(*, seven_bit: bool = False) -> Content:
             def work() -> Content:
-                return serialise(
+                content = serialise(
                     prepared.message,
                     seven_bit=seven_bit,
                     utf8=utf8,
                     binary=wishes.is_binary,
                     allow_long_lines=wishes.allow_long_lines,
                 )
+                return signed(content, signers) if signers else content
 
-            return await _run(work, in_thread)
+            return await _run(work, in_thread or bool(signers))
 
         content = await serialised()
         return self._job(
@@ -362,6 +375,14 @@ class Book:
         content = await raw_content(
             message, binary=wishes.is_binary, allow_long_lines=wishes.allow_long_lines
         )
+        signers = self._asked.signers
+        if isinstance(content, StreamContent):
+            if signers:
+                raise TypeError("a message that is to be signed is a message object, or in memory")
+            return self._job(content, content.message_id)
+        if signers:
+            unsigned = content
+            content = await _run(lambda: signed(unsigned, signers), True)
         return self._job(content, message_id_of(content.header_section()))
 
     async def send(self, job: Job, mailer: BaseMailer) -> Receipt:
@@ -369,10 +390,15 @@ class Book:
         attempts = Attempts(job, self.ledger, mailer._retry)
         while True:
             error: SMTPException | None = None
+            failure: Exception | None = None
             try:
                 await mailer._deliver(attempts.job, self.ledger)
             except SMTPException as caught:
                 error = caught
+            except SourceFailed as failed:
+                failure = failed.error
+            if failure is not None:
+                raise failure
             if not self.goes_on(attempts, error, is_over=error is not None and mailer._is_over):
                 return self.close(attempts)
             if attempts.delay:
@@ -406,7 +432,7 @@ class Book:
 
     def _job(
         self,
-        content: Content,
+        content: Content | Stream,
         message_id: str | None,
         downgrade: Callable[[], Awaitable[Content]] | None = None,
         fixed: str | None = None,

@@ -314,6 +314,7 @@ class _Intake:
         asked = Asked(
             {"envelope": mail.envelope, "delivery": item.delivery},
             require_all=self._settings.require_all,
+            signers=self._settings.signers,
         )
         if isinstance(message, Message):
             item.book = asked.book_for_object(message, self._monitor)

@@ -28,6 +28,7 @@ from ._connect import Endpoint
 from ._grammar import CONTROLS, LOCAL_HOSTNAME
 from ._mailer import no_such_option
 from ._protocol._transaction import Chunking, Pipelining
+from ._signing import Signer, Signers, signers_of
 from ._wishes import wrong_type
 from .events import Observer
 
@@ -129,6 +130,10 @@ class Options(TypedDict, total=False):
     limits: Limits
     """How many connections, and how many messages; see `Limits`."""
 
+    sign: Signers | None
+    """Who signs each message, called in a worker thread with the octets that would be sent: such
+    as an `anysmtp.dkim.DKIMSigner`."""
+
     retry: Retry | None
     """Whether and when messages that were refused for now are sent again; not by default."""
 
@@ -166,6 +171,7 @@ class Settings:
     chunking: Chunking
     limits: Limits
     retry: Retry | None
+    signers: tuple[Signer, ...]
     observer: Observer | None
 
 
@@ -198,6 +204,7 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         chunking=chunking,
         limits=_instance("limits", options.get("limits"), Limits) or Limits(),
         retry=_instance("retry", options.get("retry"), Retry),
+        signers=signers_of(options.get("sign") or ()),
         observer=_function("observer", options.get("observer")),
     )
 

@@ -41,7 +41,7 @@ class Wishes(NamedTuple):
 NO_WISHES = Wishes()
 _NO_ENVELOPE = Envelope()
 # The options of a send that ask for nothing of the kind.
-_OTHERS = frozenset(("delivery", "envelope", "require_all"))
+_OTHERS = frozenset(("delivery", "envelope", "require_all", "sign"))
 
 
 def wishes_of(options: Mapping[str, Any], envelope: Envelope | None) -> Wishes:

@@ -50,6 +50,7 @@ def test_the_defaults() -> None:
         add_missing_headers=True,
         pipelining="auto",
         chunking="auto",
+        signers=(),
         limits=Limits(),
         retry=None,
         observer=None,

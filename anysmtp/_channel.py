@@ -102,6 +102,8 @@ class Channel:
         self._closing: str | None = None
         self._waiting: list[_Waiting] = []
         self._is_read = False
+        # It is asked for with each flight, and holds until the next one.
+        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
         self.writer = Writer(link, self._lost)
         """For those who hold the turn, and write more than `write` takes."""
         self._timer = ReplyTimer(self.session, timeouts)
@@ -199,7 +201,8 @@ class Channel:
             session.send(command, sink, turn, octets if number == last else 0)
             for number, (command, sink) in enumerate(flight)
         ]
-        if _wire.isEnabledFor(logging.DEBUG):
+        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
+        if self._is_traced:
             self._trace(">", (command.shown for command, _ in flight))
             if octets:
                 self._trace(">", (f"(a message of {octets} octets)",))
@@ -212,11 +215,11 @@ class Channel:
 
         ``is_behind``: others have replies in front of it, and it is small.
         """
-        written = Written()
+        written = Written() if is_behind else None
         try:
-            await self.writer.write(data, written, is_shielded=is_behind)
+            await self.writer.write(data, written)
         except BaseException:
-            if not written.is_done:
+            if written is None or not written.is_done:
                 await self.break_off("a write was interrupted")
             raise
 
@@ -246,9 +249,10 @@ class Channel:
 
     def begin_body(self, octets: int | None, sink: Sink, chunk: Command | None = None) -> Awaited:
         """The message goes out from here on, behind a BDAT or not; what its end awaits."""
-        lines = () if chunk is None else (chunk.shown,)
-        size = "unknown size" if octets is None else f"{octets} octets"
-        self._trace(">", (*lines, f"(a message of {size})"))
+        if self._is_traced:
+            lines = () if chunk is None else (chunk.shown,)
+            size = "unknown size" if octets is None else f"{octets} octets"
+            self._trace(">", (*lines, f"(a message of {size})"))
         return self.session.begin_body(sink, chunk=chunk)
 
     def end_body(self, end: Awaited, turn: Turn) -> None:
@@ -372,10 +376,9 @@ class Channel:
         """Pair what was read with those who await it; whether the session is in order."""
         session = self.session
         session.receive(data)
-        is_traced = _wire.isEnabledFor(logging.DEBUG)
         try:
             while (pair := session.next_reply()) is not None:
-                if is_traced:
+                if self._is_traced:
                     self._trace("<", pair.shown())
         except SMTPProtocolError as error:
             error.server = self.link.server
@@ -460,9 +463,8 @@ class Channel:
         self._timer.update(self._waiting[0].turn if self._waiting else None)
 
     def _trace(self, direction: str, lines: Iterable[str]) -> None:
-        if _wire.isEnabledFor(logging.DEBUG):
-            for line in lines:
-                _wire.debug("%s %s %s", self.link.server, direction, line)
+        for line in lines:
+            _wire.debug("%s %s %s", self.link.server, direction, line)
 
 
 class Speaking:

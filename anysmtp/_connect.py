@@ -72,6 +72,7 @@ class Link:
     port: int | None = None
     """The server's TCP port, where that is what the client connected to."""
     _sockets: tuple[Any, Any] | None = None
+    _poll: Any = None
 
     def sockets(self) -> tuple[Any, Any]:
         """The TLS object and the socket, where there are such; asked for once."""
@@ -93,6 +94,13 @@ class Link:
         # One that is closed by now says so when it is read.
         if sock.fileno() >= 0:
             sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+
+    def poll(self, descriptor: int) -> object:
+        """Whether there is something to read, or the end, on the socket that is underneath."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(descriptor, select.POLLIN)
+        return self._poll.poll(0)
 
     def forget_sockets(self) -> None:
         """The stream was replaced."""
@@ -206,9 +214,7 @@ def looks_alive(link: Link) -> bool:
         return True
     if sock.fileno() < 0:
         return False
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN)
-    return not poll.poll(0)
+    return not link.poll(sock.fileno())
 
 
 def local_hostname(link: Link) -> str:

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from anysmtp.dkim import DKIMSigner
+from anysmtp.testing import ScriptedServer
 from support.clients import SENDER, on_memory
 from support.letters import letter
 from support.postfix import Postfix
-from support.scripted import ScriptedServer
 
 pytestmark = pytest.mark.anyio
 
@@ -136,7 +136,7 @@ async def test_what_leaves_is_signed_by_both(keys: dict[str, Key]) -> None:
     signers = [DKIMSigner(DOMAIN, kind, keys[kind].pem) for kind in keys]
     async with ScriptedServer() as server, on_memory(server, sign=signers) as smtp:
         await smtp.send_message(letter(), sender=SENDER, recipients="b@x.test")
-    assert verified(server.messages[0].data, keys) == [True, True]
+    assert verified(server.messages[0].raw, keys) == [True, True]
 
 
 async def test_what_postfix_has_stored_verifies(keys: dict[str, Key], postfix: Postfix) -> None:

@@ -13,11 +13,10 @@ import anyio
 import pytest
 
 from anysmtp import SMTP, Delivery, Limits, SMTPException, SMTPServerDisconnected
+from anysmtp.testing import STALL, Act, Answer, ScriptedServer
 from support.bench import message
 from support.clients import SENDER, deliver, on_memory
 from support.leaks import no_leaks
-from support.script import STALL, Act, Answer
-from support.scripted import ScriptedServer
 from test_limits import House, client, crowd, in_virtual_time, mails, send_all, stream_all, taking
 
 pytestmark = pytest.mark.anyio

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from anysmtp import SMTP, Delivery, Envelope, Mail
+from anysmtp.testing import DEFAULT_KEYWORDS, Act, ScriptedServer
 from support.bench import RECIPIENTS
 from support.clients import RAW, SENDER, deliver, email, on_memory
 from support.letters import letter
-from support.script import Act
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +36,7 @@ async def test_a_message_is_signed_as_it_is_sent() -> None:
     async with ScriptedServer() as server, on_memory(server, sign=marks("a", seen)) as smtp:
         await smtp.send_message(letter(), sender=SENDER, recipients=RECIPIENTS)
         await deliver(smtp)
-    assert [message.data for message in server.messages] == [
+    assert [message.raw for message in server.messages] == [
         b"X-Signed: a\r\n" + message for message in seen
     ]
     assert b"secret@" not in seen[0]
@@ -58,7 +57,7 @@ async def test_several_sign_one_after_another_and_a_send_may_choose() -> None:
         async with smtp.connection() as conn:
             await deliver(conn)
     signed = [
-        message_from_bytes(message.data).get_all("X-Signed", []) for message in server.messages
+        message_from_bytes(message.raw).get_all("X-Signed", []) for message in server.messages
     ]
     assert signed == [["b", "a"], ["c"], [], ["b", "a"], ["b", "a"], ["b", "a"]]
 
@@ -72,7 +71,7 @@ async def test_what_is_written_in_7bit_is_signed_anew() -> None:
         on_memory(server, sign=marks("a", seen)) as smtp,
     ):
         await smtp.send_message(message)
-    assert server.messages[0].data == b"X-Signed: a\r\n" + seen[-1]
+    assert server.messages[0].raw == b"X-Signed: a\r\n" + seen[-1]
     assert seen[-1].isascii()
 
 
@@ -97,7 +96,7 @@ async def test_binary_messages_stay_binary() -> None:
         on_memory(server, sign=marks("a")) as smtp,
     ):
         await deliver(smtp, raw, binary=True)
-    assert server.messages[0].data == b"X-Signed: a\r\n" + raw
+    assert server.messages[0].raw == b"X-Signed: a\r\n" + raw
 
 
 class Refuses(Exception):
@@ -150,7 +149,7 @@ def smime(message: bytes) -> bytes:
 async def test_a_signer_may_write_another_message() -> None:
     async with ScriptedServer(script={"MAIL": Act()}) as server, on_memory(server) as smtp:
         receipt = await smtp.send_message(email(Message_ID="<1@x.test>"), sign=smime)
-    stored = message_from_bytes(server.messages[0].data, policy=policy.SMTP)
+    stored = message_from_bytes(server.messages[0].raw, policy=policy.SMTP)
     assert stored["Message-ID"] == receipt.message_id == "<1@x.test>"
     assert [part.get_content_type() for part in stored.walk()] == [
         "multipart/mixed",

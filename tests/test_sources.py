@@ -24,10 +24,9 @@ from anysmtp import (
     SMTPSenderRefused,
     SMTPServerDisconnected,
 )
+from anysmtp.testing import DEFAULT_KEYWORDS, DROP, Act, ScriptedServer
 from support.bench import RECIPIENTS
 from support.clients import RAW, SENDER, connection_to, deliver, on_memory
-from support.script import DROP, Act
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 
 pytestmark = pytest.mark.anyio
 
@@ -103,7 +102,7 @@ async def test_every_source_is_sent(
         receipt = await deliver(smtp, source(data, tmp_path), delivery=delivery)
         await deliver(smtp)
     expected = stored(data if b"\r\n" in data else data.replace(b"\n", b"\r\n"))
-    assert server.messages[0].data == expected
+    assert server.messages[0].raw == expected
     assert server.connection.end == "quit"
     assert len(server.connections) == 1
     assert [*receipt.accepted] == [*RECIPIENTS]
@@ -126,7 +125,7 @@ async def test_send_many_and_the_command_layer_take_every_source(
             await conn.mail(SENDER)
             await conn.rcpt(RECIPIENTS[0])
             await conn.data(source(LONG, tmp_path))
-    assert [message.data for message in server.messages] == [
+    assert [message.raw for message in server.messages] == [
         stored(LONG),
         stored(SHORT),
         stored(LONG),
@@ -158,7 +157,7 @@ async def test_a_file_of_the_caller_is_sent_from_where_it_stands_and_left_open()
     file.seek(16)
     async with ScriptedServer() as server, on_memory(server) as smtp:
         await deliver(smtp, file)
-    assert server.messages[0].data == stored(LONG)
+    assert server.messages[0].raw == stored(LONG)
     assert not file.closed
 
 
@@ -178,7 +177,7 @@ async def test_what_was_not_read_can_be_sent_again(
         on_memory(server, retry=Retry(2, base=0)) as smtp,
     ):
         await deliver(smtp, source(LONG))
-    assert server.messages[0].data == stored(LONG)
+    assert server.messages[0].raw == stored(LONG)
 
 
 @one_shot
@@ -199,7 +198,7 @@ async def test_a_file_is_read_again() -> None:
     ):
         await deliver(smtp, io.BytesIO(LONG))
         await deliver(smtp, [LONG])
-    assert [message.data for message in server.messages] == [stored(LONG)] * 2
+    assert [message.raw for message in server.messages] == [stored(LONG)] * 2
 
 
 @one_shot
@@ -210,7 +209,7 @@ async def test_a_reused_connection_that_was_dead_costs_nothing(
     async with ScriptedServer(script=script) as server, on_memory(server) as smtp:
         await deliver(smtp)
         await deliver(smtp, source(LONG))
-    assert server.messages[-1].data == stored(LONG)
+    assert server.messages[-1].raw == stored(LONG)
     assert len(server.connections) == 2
 
 
@@ -256,7 +255,7 @@ async def test_a_source_that_fails_ends_the_connection_and_nobody_has_the_messag
         await deliver(smtp)
     first, second = server.connections
     assert first.end != "quit"
-    assert [message.data for message in server.messages] == [RAW]
+    assert [message.raw for message in server.messages] == [RAW]
     assert second.end == "quit"
 
 
@@ -340,7 +339,7 @@ async def test_binary_is_sent_as_it_is(source: Callable[..., Any], tmp_path: Pat
     data = HEAD + os.urandom(1_500_000)
     async with ScriptedServer(keywords=CHUNKING) as server, on_memory(server) as smtp:
         await deliver(smtp, source(data, tmp_path), binary=True)
-    assert server.messages[0].data == data
+    assert server.messages[0].raw == data
 
 
 async def test_a_file_that_changes_meanwhile_is_not_sent(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ async def deliver(dovecot: Dovecot, smtp: SMTP) -> None:
     async with smtp:
         receipt = await smtp.sendmail("a@x.test", RECIPIENTS, message(subject))
     assert receipt.reply.code == 250
-    assert f"Subject: {subject}".encode() in dovecot.relay.messages[-1].data
+    assert f"Subject: {subject}".encode() in dovecot.relay.messages[-1].raw
 
 
 PASSWORDS: dict[str, Callable[[str, str], sasl.Mechanism]] = {

@@ -9,10 +9,9 @@ from typing import Any, TypeAlias
 from anyio.abc import ByteStream, ByteStreamConnectable
 
 from anysmtp import SMTP, Limits, RawMessage, Receipt, SMTPConnection
+from anysmtp.testing import Answer, ScriptedServer
 
 from .bench import RECIPIENTS
-from .script import Answer
-from .scripted import ScriptedServer
 
 Script: TypeAlias = "dict[str, Answer | Sequence[Answer]]"
 

@@ -27,7 +27,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from .aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import AiosmtpdServer
 
 HOST = "127.0.0.1"
 MECHANISMS = (

@@ -14,10 +14,10 @@ from anyio import get_current_task
 from anyio.lowlevel import checkpoint
 
 from anysmtp import SMTP, Delivery, Envelope, Mail
+from anysmtp.testing import Sent
 
 from .bench import SMALL, message, subject_of
 from .clients import SENDER
-from .records import Message
 
 K = TypeVar("K")
 
@@ -96,6 +96,6 @@ def outcomes(deliveries: Iterable[Delivery[Any]]) -> dict[Any, Any]:
     return {delivery.key: delivery.outcome for delivery in deliveries}
 
 
-def subjects(messages: Iterable[Message]) -> list[str]:
+def subjects(messages: Iterable[Sent]) -> list[str]:
     """The keys of the messages that a server has, as text."""
     return [subject_of(message) for message in messages]

@@ -13,8 +13,7 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 
-from .script import Answer
-from .scripted import ScriptedServer
+from anysmtp.testing import Answer, ScriptedServer
 
 
 class ThreadedServer:

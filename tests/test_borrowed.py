@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 from anysmtp import SMTP, Limits, Retry, SMTPConnection, SMTPSenderRefused
+from anysmtp.testing import ScriptedServer
 from support.clients import RAW, SENDER, deliver, on_memory
 from support.leaks import no_leaks
-from support.scripted import ScriptedServer
 from support.virtual_time import virtual_time
 
 pytestmark = pytest.mark.anyio

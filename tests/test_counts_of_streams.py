@@ -23,11 +23,10 @@ from anysmtp import (
     sasl,
 )
 from anysmtp.events import Event, MessageEvent, RetryEvent
+from anysmtp.testing import DEFAULT_KEYWORDS, DROP, STALL, ScriptedServer
 from support.clients import Script, deliver, email, on_memory
 from support.leaks import no_leaks
 from support.many import mail, outcomes, send_all
-from support.script import DROP, STALL
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.virtual_time import virtual_time
 
 pytestmark = pytest.mark.anyio

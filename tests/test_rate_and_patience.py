@@ -12,10 +12,10 @@ import anyio
 import pytest
 
 from anysmtp import SMTP, Limits
+from anysmtp.testing import DEFAULT_KEYWORDS, ScriptedServer
 from support.clients import SENDER, on_memory
 from support.leaks import no_leaks
 from support.many import mail, outcomes, send_all
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.virtual_time import virtual_time
 
 pytestmark = pytest.mark.anyio

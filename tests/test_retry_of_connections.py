@@ -13,10 +13,9 @@ import anyio
 import pytest
 
 from anysmtp import SMTP, Delivery, Limits, Retry, SMTPAuthenticationError, SMTPException
+from anysmtp.testing import DROP, Act, Answer, ScriptedServer
 from support.clients import deliver, on_memory
 from support.many import mail, send_all
-from support.script import DROP, Act, Answer
-from support.scripted import ScriptedServer
 from support.virtual_time import virtual_time
 
 pytestmark = pytest.mark.anyio

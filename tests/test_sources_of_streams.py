@@ -11,10 +11,10 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anysmtp import SMTP, Delivery, Mail
+from anysmtp.testing import ScriptedServer
 from support.clients import deliver, on_memory
 from support.leaks import no_leaks
 from support.many import keys, mail, take
-from support.scripted import ScriptedServer
 
 pytestmark = pytest.mark.anyio
 

@@ -12,11 +12,10 @@ import anyio
 import pytest
 
 from anysmtp import Limits, Mail, Retry, SMTPConnectError, SMTPSenderRefused, SMTPTLSError
+from anysmtp.testing import Act, Answer, ScriptedServer
 from support.clients import deliver, on_memory
 from support.leaks import no_leaks
 from support.many import mail, outcomes, send_all
-from support.script import Act, Answer
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 from support.virtual_time import virtual_time
 

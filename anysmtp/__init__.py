@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from . import errors, events, sasl
 from ._attempts import Retry
-from ._client import SMTP, Borrowed
+from ._client import LMTP, SMTP, Borrowed
 from ._clock import Timeouts
-from ._connect import create_tls_context
 from ._connection import SMTPConnection
 from ._delivery import Delivery, Outcome
 from ._envelope import (
@@ -27,6 +26,7 @@ from ._send import SendAloneOptions, send
 from ._settings import Limits, Options, TLSMode
 from ._signing import Signer
 from ._statistics import Statistics
+from ._tls import TLSInfo, create_tls_context
 from ._version import __version__
 from .errors import (
     SMTPAuthenticationError,
@@ -37,6 +37,7 @@ from .errors import (
     SMTPMessageTooLarge,
     SMTPNotSupported,
     SMTPProtocolError,
+    SMTPProxyError,
     SMTPRecipientsRefused,
     SMTPResponseException,
     SMTPSenderRefused,
@@ -53,6 +54,7 @@ __all__ = [
     "Delivery",
     "Envelope",
     "Extensions",
+    "LMTP",
     "Limits",
     "Mail",
     "Mailer",
@@ -75,6 +77,7 @@ __all__ = [
     "SMTPMessageTooLarge",
     "SMTPNotSupported",
     "SMTPProtocolError",
+    "SMTPProxyError",
     "SMTPRecipientsRefused",
     "SMTPResponseException",
     "SMTPSenderRefused",
@@ -86,6 +89,7 @@ __all__ = [
     "SendOptions",
     "Signer",
     "Statistics",
+    "TLSInfo",
     "TLSMode",
     "Timeouts",
     "__version__",

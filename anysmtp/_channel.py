@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import logging
 import math
-import ssl
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
@@ -40,9 +39,11 @@ from ._clock import Clock, Timeouts
 from ._connect import STREAM_ERRORS, Link
 from ._monitor import Monitor, Since
 from ._protocol._commands import Command
+from ._protocol._lmtp import LMTPSession
 from ._protocol._session import Awaited, Session, Sink
 from ._reply import Reply
 from ._timing import ReplyTimer
+from ._tls import Encryption, encrypt
 from ._turns import Turn, Turns
 from ._writing import Writer, Written
 from .errors import SMTPException, SMTPProtocolError, SMTPServerDisconnected, SMTPTLSError
@@ -80,14 +81,16 @@ class _Waiting:
 class Channel:
     """One session on one stream. Whoever writes holds a turn."""
 
-    def __init__(self, link: Link, timeouts: Timeouts, monitor: Monitor) -> None:
+    def __init__(
+        self, link: Link, timeouts: Timeouts, monitor: Monitor, *, is_lmtp: bool = False
+    ) -> None:
         self.link = link
         self.timeouts = timeouts
         self.monitor = monitor
         self.is_in_service = False
         """Whether it was ever ready for mail: its end is told then."""
         self._since = Since()
-        self.session = Session()
+        self.session: Session = LMTPSession() if is_lmtp else Session()
         self.turns = Turns()
         self.is_stale = False
         """Whether the server has said that it takes no more mail on this connection."""
@@ -261,15 +264,13 @@ class Channel:
         end.owner = turn
         self._time()
 
-    async def encrypt(self, context: ssl.SSLContext) -> None:
+    async def encrypt(self, encryption: Encryption) -> None:
         """Put TLS on the stream, after the server's 220 to STARTTLS (RFC 3207 section 4)."""
         if self.session.goodbye is not None or not self.session.is_quiet:
             await self.break_off("the server spoke before the TLS handshake")
             raise self.spoke_too_soon()
         try:
-            await _connect.encrypt(
-                self.link, context, self.monitor, hint=" although it offered STARTTLS"
-            )
+            await encrypt(self.link, encryption, self.monitor, hint=" although it offered STARTTLS")
         except BaseException:
             self._break("the TLS handshake failed")
             raise

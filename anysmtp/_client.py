@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, Iterable
 from contextlib import AbstractContextManager
 from email.message import Message
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from anyio import lowlevel
 
@@ -26,10 +26,11 @@ from ._many import READ_AHEAD, SendMany, send_many
 from ._pool import Claim
 from ._protocol._extensions import Extensions
 from ._sending import Sending
-from ._settings import Options, from_url, settle
+from ._settings import Options, settle
 from ._statistics import Statistics, statistics_of
 from ._tasks import task_id
 from ._turns import Turn
+from ._urls import from_url
 from .errors import SMTPException, with_outcome
 
 if TYPE_CHECKING:
@@ -50,10 +51,12 @@ class SMTP(BaseMailer):
     another event loop.
     """
 
+    _is_lmtp: ClassVar[bool] = False
+
     def __init__(
         self, hostname: str = "localhost", port: int | None = None, **options: Unpack[Options]
     ) -> None:
-        self._settings = settle(hostname, port, options)
+        self._settings = settle(hostname, port, options, is_lmtp=self._is_lmtp)
         self._life = Lifecycle(str(self._settings.endpoint))
         self._leases = Leases(self._settings, self._life)
         self._monitor = self._leases.monitor
@@ -66,13 +69,13 @@ class SMTP(BaseMailer):
     @classmethod
     def from_url(cls, url: str, **options: Unpack[Options]) -> Self:
         """A client from a URL: ``smtp://``, ``smtp+starttls://``, ``smtps://``,
-        ``smtp+unix:///path``.
+        ``smtp+unix:///path``; of `LMTP` ``lmtp://`` and ``lmtp+unix:///path``.
 
         User name and password are percent-decoded. The query may have ``local_hostname``,
-        ``timeout``, ``require_all``, ``pipelining`` and ``chunking``. ValueError, which never shows
-        the URL, for anything else.
+        ``timeout``, ``require_all``, ``pipelining``, ``chunking``, ``proxy`` and ``fingerprint``.
+        ValueError, which never shows the URL, for anything else.
         """
-        hostname, port, from_the_url = from_url(url)
+        hostname, port, from_the_url = from_url(url, is_lmtp=cls._is_lmtp)
         if both := set(from_the_url) & set(options):
             raise ValueError(f"the URL says it already: {', '.join(sorted(both))}")
         merged: Options = {**from_the_url, **options}
@@ -251,6 +254,18 @@ class SMTP(BaseMailer):
             return None
         finally:
             await leases.give_back(claim)
+
+
+class LMTP(SMTP):
+    """A client for a server that delivers mail and speaks LMTP (RFC 2033), such as Dovecot's.
+
+    All is as with `SMTP`, but for two things. There is no default port: ``port`` or ``connectable``
+    is required, and it is not 25. And such a server answers the end of a message for each
+    recipient: those who were refused then are in the `Receipt` beside those who have it, with
+    ``require_all`` too, which holds for the envelope only; SMTPRecipientsRefused if nobody has it.
+    """
+
+    _is_lmtp = True
 
 
 class Borrowed:

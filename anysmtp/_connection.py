@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from anyio import to_thread
 from anyio.abc import ByteStream
 
 from . import _clock, _connect, _dialogue, _login, sasl
@@ -36,6 +35,7 @@ from ._reply import Reply
 from ._sending import Sending
 from ._signing import Signer
 from ._sources import SourceFailed
+from ._tls import Encryption, TLSInfo, tls_info
 from ._turns import Turn
 from .errors import (
     SMTPDataError,
@@ -115,12 +115,18 @@ class SMTPConnection(BaseMailer):
         """Whether TLS is on."""
         return self._channel.link.is_encrypted
 
+    @property
+    def tls(self) -> TLSInfo | None:
+        """The version, the cipher and the server's certificate; None without TLS."""
+        return tls_info(self._channel.link.stream)
+
     async def ehlo(self, local_hostname: str | None = None) -> Reply:
-        """EHLO (RFC 5321 section 4.1.1.1); ``extensions`` is what the reply offers.
+        """EHLO (RFC 5321 section 4.1.1.1), LHLO in LMTP; ``extensions`` is what the reply offers.
 
         Seldom needed: methods that need it call it, with HELO where it is refused. SMTPHeloError.
         """
-        return await self._demand(_commands.ehlo(self._name(local_hostname)), SMTPHeloError)
+        greet = _commands.lhlo if self._channel.session.is_lmtp else _commands.ehlo
+        return await self._demand(greet(self._name(local_hostname)), SMTPHeloError)
 
     async def helo(self, local_hostname: str | None = None) -> Reply:
         """HELO (RFC 5321 section 4.1.1.1), after which nothing is offered. SMTPHeloError."""
@@ -133,13 +139,12 @@ class SMTPConnection(BaseMailer):
         the server does not offer it. SMTPTLSError if the server refuses, or if the
         handshake fails: then, and when it is cancelled, the connection is closed.
         """
-        if tls_context is None:
-            tls_context = await to_thread.run_sync(_connect.create_tls_context)
-        context = tls_context
+        encryption = Encryption(tls_context)
+        await encryption.load()
 
         async def upgrade(clock: Clock) -> Reply:
             name = self._name(None)
-            return await _dialogue.start_tls(self._channel, clock, context, name)
+            return await _dialogue.start_tls(self._channel, clock, encryption, name)
 
         return await self._take_turn(upgrade, ready=True)
 
@@ -208,8 +213,11 @@ class SMTPConnection(BaseMailer):
 
         Line ends become CRLF, dots are stuffed. ValueError for a line of more than 998 octets,
         unless ``allow_long_lines``. SMTPDataError if the server refuses. A connection that is lost
-        or cancelled once the end of the message was written leaves it in doubt.
+        or cancelled once the end of the message was written leaves it in doubt. RuntimeError in
+        LMTP, where each recipient has a reply: `sendmail` has them all.
         """
+        if self._channel.session.is_lmtp:
+            raise RuntimeError("LMTP answers for each recipient: use sendmail()")
         content = await raw_content(message, allow_long_lines=allow_long_lines)
 
         async def transfer(clock: Clock) -> Reply:

@@ -25,7 +25,7 @@ import anyio
 from ._channel import Channel, WornOut
 from ._clock import Clock
 from ._delivery import Ledger
-from ._establish import SharedContext, establish
+from ._establish import encryption_of, establish
 from ._farewell import close_all, quit_all
 from ._lifecycle import Call, Lifecycle
 from ._monitor import Monitor
@@ -89,7 +89,7 @@ class Leases:
         )
         self._life = life
         self.monitor = Monitor(life.server, settings.observer)
-        self._tls_context = SharedContext(settings)
+        self._encryption = encryption_of(settings)
         self.pace = None if limits.rate is None else Pace(limits.rate)
         """Who may begin a message when."""
         self._login_failures = 0
@@ -239,10 +239,10 @@ class Leases:
 
     async def _establish(self, call: Call) -> Channel:
         if not self.pool.open:
-            return await establish(self.settings, call, self._tls_context.get, self.monitor)
+            return await establish(self.settings, call, self._encryption, self.monitor)
         # A clock of its own: where others are open, its end is not the end of the call.
         with Clock(self._life.server) as clock:
-            return await establish(self.settings, clock, self._tls_context.get, self.monitor)
+            return await establish(self.settings, clock, self._encryption, self.monitor)
 
     def _join_failed_login(self, ledger: Ledger | None, login_failures: int) -> None:
         """Raise the failure of a login that was tried while this one waited for it.

@@ -23,6 +23,7 @@ from ._delivery import Ledger
 from ._envelope import Content, Job, Stream
 from ._protocol._commands import Command
 from ._protocol._demands import needs_downgrade
+from ._protocol._lmtp import LMTPTransaction
 from ._protocol._session import Awaited, Sink
 from ._protocol._transaction import (
     EAGER_SIZE,
@@ -179,7 +180,8 @@ class Sending:
 
     def _plan(self, channel: Channel) -> None:
         session = channel.session
-        self._transaction = Transaction(
+        kind = LMTPTransaction if session.is_lmtp else Transaction
+        self._transaction = kind(
             self._job,
             self._content,
             session.extensions,

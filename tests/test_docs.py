@@ -52,6 +52,7 @@ from anyio.abc import ByteStream, SocketAttribute
 import anysmtp
 import anysmtp.testing
 from anysmtp.testing import DEFAULT_KEYWORDS, DROP, Act, AiosmtpdServer
+from support.scripted_proxy import ThreadedProxy
 from support.threaded import ThreadedServer
 
 pytest_plugins = ["pytester"]
@@ -233,9 +234,13 @@ class Network:
             "smtp.corp.example:587": Server(starttls=self._context(corporate, "smtp.corp.example")),
             "relay.corp.example:587": Server(starttls=asking),
         }
-        self.scripted = {
+        self.scripted: dict[str, ThreadedServer] = {
             "relay.example.com:25": Relay(keywords=[*DEFAULT_KEYWORDS, "CHUNKING", "DSN"]),
             "small.example.com:25": Relay(max_connections=2),
+            "/run/dovecot/lmtp": ThreadedServer(
+                lmtp=True, script={". <full@": "552 5.2.2 mailbox full"}
+            ),
+            "proxy.example.com:1080": ThreadedProxy(starttls=certificate),
         }
 
     def _context(self, authority: trustme.CA, name: str) -> ssl.SSLContext:

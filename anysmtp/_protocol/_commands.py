@@ -69,6 +69,11 @@ def ehlo(local_hostname: str) -> Command:
     return Command(f"EHLO {_word(local_hostname)}")
 
 
+def lhlo(local_hostname: str) -> Command:
+    """EHLO's name in LMTP (RFC 2033 section 4.1)."""
+    return Command(f"LHLO {_word(local_hostname)}", verb="EHLO")
+
+
 def helo(local_hostname: str) -> Command:
     return Command(f"HELO {_word(local_hostname)}")
 

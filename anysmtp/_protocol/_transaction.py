@@ -88,7 +88,7 @@ class Transaction:
         "_data",
         "_data_rides",
         "_epoch",
-        "_final",
+        "_finals",
         "_is_handed_over",
         "_job",
         "_ledger",
@@ -166,7 +166,7 @@ class Transaction:
         self._rcpt_refused: dict[str, Reply] = {}
         self._server_has_recipients = False
         self._data: Reply | None = None
-        self._final: Reply | None = None
+        self._finals: list[Reply] = []
         self._refusal: SMTPException | None = None
         self.is_stale = False
         """Whether the connection, and not the message, was refused."""
@@ -217,7 +217,7 @@ class Transaction:
 
     def take_final(self, reply: Reply) -> None:
         """The reply to the message; or a refusal while it is going out."""
-        self._final = reply
+        self._finals.append(reply)
         if self._is_late:
             outcome: Outcome = "accepted" if reply.is_positive else "refused"
             self._ledger.learn(self._taken, outcome, reply)
@@ -239,8 +239,7 @@ class Transaction:
             self._refusal = SMTPRecipientsRefused(self._rcpt_refused)
         if self._refusal is not None:
             raise self._refusal
-        assert self._final is not None
-        return self._final
+        return self._finals[-1]
 
     def _planned(self, reset_first: bool) -> deque[tuple[Command, Sink]]:
         """Every command of the envelope, with what its reply means."""

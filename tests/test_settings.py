@@ -234,7 +234,7 @@ def test_a_hostname_is_a_name_or_an_address(hostname: str, settled_hostname: str
             ValueError,
             "a proxy whose URL begins with https://",
         ),
-        ([], {"proxy_tls_context": 5}, TypeError, "proxy_tls_context is a SSLContext, not int"),
+        ([], {"proxy_tls_context": 5}, TypeError, "proxy_tls_context is an SSLContext, not int"),
         ([], {"source_address": ""}, ValueError, "not a host name"),
         ([], {"source_address": ("", 25)}, ValueError, "not a host name"),
         ([], {"source_address": ("::1", -1)}, ValueError, "port is from 1 to 65535"),

@@ -112,10 +112,10 @@ class Attempts:
         """How many times the message was tried."""
         return self._tries
 
-    def another(self, error: SMTPException | None) -> bool:
+    def another(self, error: SMTPException | None, *, is_over: bool = False) -> bool:
         """A transaction has ended, with this error or without; whether there is another one.
 
-        It starts with `begin`, after ``delay``.
+        It starts with `begin`, after ``delay``. ``is_over``: nothing can be tried again.
         """
         self._error = error
         ledger = self._ledger
@@ -123,7 +123,7 @@ class Attempts:
             self._groups += 1
             self._narrow(ledger.left_over, 0.0)
             return True
-        if not self._may_try_again(error):
+        if is_over or not self._may_try_again(error):
             return False
         assert self._retry is not None
         delay = self._retry.delay(self._tries)

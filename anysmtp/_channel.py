@@ -94,6 +94,8 @@ class Channel:
         self.turns = Turns()
         self.is_stale = False
         """Whether the server has said that it takes no more mail on this connection."""
+        self.has_rested = False
+        """Whether it was ever kept waiting for a message: the server may have closed it then."""
         self.is_pooled = False
         """Whether it serves whoever has a message: when it is worn out, another one does."""
         self.messages = 0

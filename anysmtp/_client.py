@@ -128,13 +128,16 @@ class SMTP(BaseMailer):
     async def connect(self) -> Extensions:
         """Open a connection and check it now; what the server offers on it.
 
-        Does nothing where one is open already. SMTPConnectError, SMTPTLSError, SMTPHeloError,
-        SMTPAuthenticationError, SMTPNotSupported for a missing STARTTLS, and what may go wrong
-        in any conversation. In whatever way it fails, cancellation included, it leaves nothing
-        open.
+        Does nothing where one is open already, in use or not. SMTPConnectError, SMTPTLSError,
+        SMTPHeloError, SMTPAuthenticationError, SMTPNotSupported for a missing STARTTLS, and
+        what may go wrong in any conversation. In whatever way it fails, cancellation included,
+        it leaves nothing open.
         """
         try:
             with self._life.call() as call:
+                if (offered := self._leases.offered_in_use()) is not None:
+                    await lowlevel.checkpoint()
+                    return offered
                 claim = await self._leases.lease(call, Turn(call))
                 channel = claim.connection
                 assert channel is not None
@@ -148,7 +151,9 @@ class SMTP(BaseMailer):
         """One connection for oneself: ``async with smtp.connection() as conn``.
 
         Entering waits for one, and raises as `connect` does. RuntimeError if this task has it
-        already.
+        already. What is sent on it counts for the `Limits` of the client: it waits for the
+        ``rate``; a connection that has had its ``max_messages_per_connection`` is replaced once
+        it is given back. A `Retry` is not applied: who speaks for himself hears each refusal.
         """
         return Borrowed(self)
 
@@ -207,6 +212,10 @@ class SMTP(BaseMailer):
     def _admitted(self) -> AbstractContextManager[object]:
         return self._life.admit()
 
+    @property
+    def _is_over(self) -> bool:
+        return self._life.is_over
+
     async def _abort(self) -> None:
         """End everything that is under way, and close every connection."""
         self._life.abort("the client was closed")
@@ -226,11 +235,10 @@ class SMTP(BaseMailer):
     ) -> Again | None:
         """Send once; whether, after a failure that the caller need not see, it is sent again."""
         ledger.phase = "waiting"
-        settings = self._settings
-        pace = self._leases.pace
+        leases = self._leases
+        settings, pace = self._settings, leases.pace_of(again)
         sending = Sending(job, ledger, settings.pipelining, settings.chunking, pace)
         turn = Turn(call, sending)
-        leases = self._leases
         claim = await leases.lease(call, turn, ledger, again=again)
         channel = claim.connection
         assert channel is not None
@@ -238,12 +246,8 @@ class SMTP(BaseMailer):
             async with channel.turn(turn):
                 await sending.deliver(channel, turn)
         except SMTPException as error:
-            may_repeat = again is None or not again.is_last
-            if may_repeat:
-                is_stale = sending.is_stale
-                more = leases.again_after(error, job, ledger, claim, turn, is_stale=is_stale)
-                if more is not None:
-                    return more
+            if (more := leases.again_after(error, sending, claim, turn, again)) is not None:
+                return more
             raise
         else:
             leases.took_message()
@@ -272,12 +276,14 @@ class Borrowed:
 
     def __init__(self, client: SMTP) -> None:
         self._client = client
+        self._is_entered = False
         self._claim: Claim[Channel] | None = None
         self._connection: SMTPConnection | None = None
 
     async def __aenter__(self) -> SMTPConnection:
-        if self._claim is not None:
+        if self._is_entered:
             raise RuntimeError("each `connection()` is entered once")
+        self._is_entered = True
         client = self._client
         with client._life.call() as call:
             self._claim = await client._leases.lease(call, Turn(call), is_held=True)
@@ -292,6 +298,7 @@ class Borrowed:
             allow_plaintext_auth=settings.allow_plaintext_auth,
             is_opportunistic=settings.tls == "opportunistic",
             pipelining=settings.pipelining,
+            pace=client._leases.pace,
             chunking=settings.chunking,
             require_all=settings.require_all,
             add_missing_headers=settings.add_missing_headers,

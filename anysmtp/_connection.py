@@ -30,6 +30,7 @@ from ._protocol import _commands
 from ._protocol._commands import Command
 from ._protocol._extensions import Extensions
 from ._protocol._transaction import Chunking, Pipelining
+from ._rate import Pace
 from ._reply import Reply
 from ._sending import Sending
 from ._signing import Signer
@@ -94,6 +95,7 @@ class SMTPConnection(BaseMailer):
         self._allow_plaintext_auth = allow_plaintext_auth
         self._pipelining: Pipelining = "auto"
         self._chunking: Chunking = "auto"
+        self._pace: Pace | None = None
         self._is_opportunistic = False
         self._is_retired = False
         self._is_utf8 = False  # whether the transaction that is open uses SMTPUTF8
@@ -179,7 +181,15 @@ class SMTPConnection(BaseMailer):
         if mailbox is not None and mailbox.ascii is None and not is_utf8:
             raise ValueError(f"{mailbox.given} needs the option SMTPUTF8")
         command = _commands.mail(path, parameters)
-        reply = await self._demand(command, SMTPSenderRefused, ready=True)
+
+        async def begin(clock: Clock) -> Reply:
+            if self._pace is not None:
+                clock.stop()
+                await self._pace.begin(lambda: True)
+            self._channel.messages += 1
+            return await _dialogue.demand(self._channel, clock, command, SMTPSenderRefused)
+
+        reply = await self._take_turn(begin, ready=True)
         self._is_utf8 = is_utf8
         return reply
 
@@ -297,7 +307,7 @@ class SMTPConnection(BaseMailer):
         return f"<SMTPConnection {link.server}{tls} {state}>"
 
     async def _deliver(self, job: Job, ledger: Ledger) -> None:
-        sending = Sending(job, ledger, self._pipelining, self._chunking)
+        sending = Sending(job, ledger, self._pipelining, self._chunking, self._pace)
 
         async def transact(clock: Clock) -> None:
             await sending.deliver(self._channel, turn)
@@ -380,6 +390,7 @@ def connection_on(
     is_opportunistic: bool,
     pipelining: Pipelining,
     chunking: Chunking,
+    pace: Pace | None,
     require_all: bool,
     add_missing_headers: bool,
     signers: tuple[Signer, ...],
@@ -396,6 +407,7 @@ def connection_on(
     connection._is_opportunistic = is_opportunistic
     connection._pipelining = pipelining
     connection._chunking = chunking
+    connection._pace = pace
     connection._require_all = require_all
     connection._add_missing_headers = add_missing_headers
     connection._signers = signers

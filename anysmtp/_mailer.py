@@ -182,7 +182,7 @@ class BaseMailer(ABC):
         )
         with self._admitted(), asked.book_for_object(message, self._monitor) as book:
             job = await book.job_of_object(message, add_missing_headers=self._add_missing_headers)
-            return await book.send(job, self._deliver, self._retry, self._pause)
+            return await book.send(job, self)
 
     async def sendmail(
         self,
@@ -207,7 +207,7 @@ class BaseMailer(ABC):
         )
         with self._admitted(), asked.book(self._monitor) as book:
             job = await book.job_of_raw(message)
-            return await book.send(job, self._deliver, self._retry, self._pause)
+            return await book.send(job, self)
 
     def _asked(
         self, options: SendOptions, sender: AddressLike | None, recipients: Recipients | None
@@ -219,6 +219,11 @@ class BaseMailer(ABC):
     def _admitted(self) -> AbstractContextManager[object]:
         """Stands around a whole send, serialising included. RuntimeError if there can be none."""
         return nullcontext()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing can be sent any more, however often it is tried."""
+        return False
 
     async def _entered(self, mail: Mail[Any], book: Book) -> Job:
         """What a mail of `send_many` comes to, once its book is open."""
@@ -380,36 +385,33 @@ class Book:
             content = await _run(lambda: signed(unsigned, signers), True)
         return self._job(content, message_id_of(content.header_section()))
 
-    async def send(
-        self,
-        job: Job,
-        deliver: Callable[[Job, Ledger], Awaitable[None]],
-        retry: Retry | None,
-        pause: Callable[[float], Awaitable[None]],
-    ) -> Receipt:
+    async def send(self, job: Job, mailer: BaseMailer) -> Receipt:
         """Send it, in as many transactions and attempts as it takes."""
-        attempts = Attempts(job, self.ledger, retry)
+        attempts = Attempts(job, self.ledger, mailer._retry)
         while True:
             error: SMTPException | None = None
             failure: Exception | None = None
             try:
-                await deliver(attempts.job, self.ledger)
+                await mailer._deliver(attempts.job, self.ledger)
             except SMTPException as caught:
                 error = caught
             except SourceFailed as failed:
                 failure = failed.error
             if failure is not None:
                 raise failure
-            if not self.goes_on(attempts, error):
+            if not self.goes_on(attempts, error, is_over=error is not None and mailer._is_over):
                 return self.close(attempts)
             if attempts.delay:
-                await pause(attempts.delay)
+                await mailer._pause(attempts.delay)
             attempts.begin()
 
-    def goes_on(self, attempts: Attempts, error: SMTPException | None) -> bool:
-        """A transaction has ended; whether there is another one, after ``attempts.delay``."""
+    def goes_on(self, attempts: Attempts, error: SMTPException | None, *, is_over: bool) -> bool:
+        """A transaction has ended; whether there is another one, after ``attempts.delay``.
+
+        ``is_over``: the client was closed, and tries nothing again.
+        """
         tries = attempts.tries
-        is_another = attempts.another(error)
+        is_another = attempts.another(error, is_over=is_over)
         if attempts.tries > tries:
             self._monitor.will_retry(error, tries, attempts.delay)
         return is_another

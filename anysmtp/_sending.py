@@ -87,6 +87,12 @@ class Sending:
         """Whether the server has refused the connection, not the message."""
         return self._transaction is not None and self._transaction.is_stale
 
+    @property
+    def can_be_repeated(self) -> bool:
+        """Whether the message is still there, and the server certainly does not have it."""
+        keys = (recipient.given for recipient in self._job.recipients)
+        return not self._job.is_spent and not self._ledger.is_any("in_doubt", keys)
+
     def board(self, channel: Channel, turn: Turn) -> bytes:
         """Begin with somebody else's write: the first flight's octets, or nothing if it cannot."""
         extensions = channel.session.extensions
@@ -163,6 +169,11 @@ class Sending:
         clock.stop()
         self._ledger.phase = "waiting"
         is_alone = channel.session.is_quiet
+        if not pace.may_begin_now:
+            channel.has_rested = True
+            # Where the server may have gone away meanwhile, the message is not staked on a guess;
+            # and the round trip is nothing against the wait.
+            self._pipelining = "auto" if self._pipelining == "eager" else self._pipelining
         if not await pace.begin(lambda: not is_alone or channel.looks_alive()):
             raise channel.worn_out()
         channel.check_open()

@@ -14,6 +14,7 @@ import re
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from anyio.abc import ByteStreamConnectable
@@ -27,6 +28,7 @@ from ._mailer import no_such_option
 from ._protocol._transaction import Chunking, Pipelining
 from ._signing import Signer, Signers, signers_of
 from ._urls import proxy_from_url
+from ._wishes import wrong_type
 from .events import Observer
 
 TLSMode: TypeAlias = Literal["auto", "implicit", "starttls", "opportunistic", "off"]
@@ -53,7 +55,7 @@ class Limits:
         if self.max_messages_per_connection is not None:
             _checked_count("max_messages_per_connection", self.max_messages_per_connection)
         if self.keepalive_expiry is not None:
-            _checked_seconds("keepalive_expiry", self.keepalive_expiry)
+            _checked_seconds("keepalive_expiry", self.keepalive_expiry, "and finite (None: never)")
         if self.rate is not None:
             if not _is_pair(self.rate):
                 raise TypeError(f"rate is (messages, seconds), not {self.rate!r}")
@@ -229,8 +231,12 @@ def settle(hostname: str, port: int | None, options: Options, *, is_lmtp: bool =
 
 
 def _function(name: str, value: Any) -> Any:
-    if value is not None and not callable(value):
+    if value is None:
+        return None
+    if not callable(value):
         raise TypeError(f"{name} is a function, not {value!r}")
+    if iscoroutinefunction(value) or iscoroutinefunction(value.__call__):
+        raise TypeError(f"{name} is a function, not an async one: nobody would await it")
     return value
 
 
@@ -249,11 +255,11 @@ def _checked_count(name: str, number: Any) -> None:
         raise ValueError(f"{name} is 1 or more, not {number}")
 
 
-def _checked_seconds(name: str, seconds: Any) -> None:
+def _checked_seconds(name: str, seconds: Any, hint: str = "and finite") -> None:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(f"{name} is a number of seconds, not {seconds!r}")
     if not 0 < seconds < float("inf"):
-        raise ValueError(f"{name} is above 0 seconds, not {seconds!r}")
+        raise ValueError(f"{name} is above 0 seconds {hint}, not {seconds!r}")
 
 
 def _one_of(name: str, value: Any, choices: Any) -> Any:
@@ -264,7 +270,7 @@ def _one_of(name: str, value: Any, choices: Any) -> Any:
 
 def _instance(name: str, value: Any, kind: type) -> Any:
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} is a {kind.__name__}, not {type(value).__name__}")
+        raise wrong_type(name, kind, type(value).__name__)
     return value
 
 

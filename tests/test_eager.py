@@ -363,6 +363,25 @@ async def test_those_that_had_not_left_yet_are_sent_on_a_new_connection() -> Non
 GOODBYE = Act("421 4.3.2 bye", then="close")
 
 
+async def test_a_server_that_says_goodbye_and_takes_the_message_has_it() -> None:
+    """Also where its sender went away in between, and was told that it was not sent."""
+    goodbye, is_taken = anyio.Event(), anyio.Event()
+    point = f"RCPT TO:<{RECIPIENTS[1]}>"
+    server = eager_server({point: [Act("421 4.3.2 bye", late=goodbye)], ".": Act(late=is_taken)})
+    async with server, eager_client(server) as smtp, Group() as group:
+        # The other one is behind it: its replies are read for that.
+        mine, _ = await start(group, smtp, "mine", "other")
+        goodbye.set()
+        await anyio.wait_all_tasks_blocked()
+        mine.scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        assert mine.outcome == "not_sent"
+        is_taken.set()
+        await anyio.wait_all_tasks_blocked()
+        assert [*mine.delivery.accepted] == server.messages[0].accepted_for == [RECIPIENTS[0]]
+        assert mine.delivery.retry_recipients == (RECIPIENTS[1],)
+
+
 @either
 @pytest.mark.parametrize(
     ("point", "before"),

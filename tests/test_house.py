@@ -116,6 +116,13 @@ def test_nobody_reaches_into_another_module(module: str) -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     }
+    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    made |= {
+        node.target.id
+        for each in classes
+        for node in each.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
     used = {
         node.attr
         for node in ast.walk(tree)

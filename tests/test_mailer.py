@@ -220,6 +220,7 @@ WRONG_MAIL: dict[str, tuple[tuple[Any, Any, Any], type[Exception], str]] = {
     "no recipients": ((SENDER, None, RAW), TypeError, "recipients are one address or several"),
     "empty recipients": ((SENDER, (), RAW), ValueError, "no recipients"),
     "bytes as recipients": ((SENDER, b"b@x.test", RAW), TypeError, "recipients are"),
+    "a mapping as recipients": ((SENDER, {"b@x.test": 1}, RAW), TypeError, "recipients are one"),
     "None as address": ((SENDER, [None], RAW), TypeError, "Address, not None$"),
     "an empty address": ((SENDER, [""], RAW), ValueError, "an empty string is nobody's"),
     "a number as address": ((SENDER, [5], RAW), TypeError, "an address is a str"),
@@ -488,9 +489,11 @@ async def test_a_delivery_that_is_done_for_all_cannot_be_resumed() -> None:
     [
         ({"delivery": Delivery}, "delivery is a Delivery, not <class"),
         ({"delivery": {}}, "delivery is a Delivery, not {}"),
-        ({"envelope": {}}, "envelope is a Envelope, not {}"),
+        ({"envelope": {}}, "envelope is an Envelope, not {}"),
         ({"require_all": "no"}, "require_all is a bool, not 'no'"),
         ({"mail_options": None}, "options are several strings, not None"),
+        ({"mail_options": [3]}, r"options are several strings, not \[3\]"),
+        ({"rcpt_options": b"NOTIFY=NEVER"}, "options are several strings, not b'NOTIFY=NEVER'"),
         ({"rcpt_options": "NOTIFY=NEVER"}, "options are several strings, not 'NOTIFY=NEVER'"),
     ],
 )

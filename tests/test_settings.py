@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import socket
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from anyio import TCPConnectable, TypedAttributeProvider
 
@@ -23,6 +25,11 @@ SECRET = "tanstaaf"
 PIN = "sha256:" + "0a" * 32
 ME = {"username": "tim", "password": SECRET}
 CONTROLS = [*map(chr, range(32)), "\x7f"]
+
+
+class AsyncObserver:
+    async def __call__(self, event: object) -> None:
+        raise AssertionError("nobody awaits it")
 
 
 def settled(hostname: Any = "h.example", port: Any = None, /, **options: Any) -> Settings:
@@ -185,7 +192,7 @@ def test_a_hostname_is_a_name_or_an_address(hostname: str, settled_hostname: str
         ([], {"use_tls": True}, TypeError, r"use_tls \(instead: tls='implicit'\); there are tls"),
         ([], {"tls": True}, ValueError, "tls is one of 'auto', 'implicit', 'starttls'"),
         ([], {"tls": "TLS"}, ValueError, "tls is one of"),
-        ([], {"tls_context": "x"}, TypeError, "tls_context is a SSLContext, not str"),
+        ([], {"tls_context": "x"}, TypeError, "tls_context is an SSLContext, not str"),
         ([], {"tls": "off", "tls_context": CONTEXT}, ValueError, "of no use with tls='off'"),
         ([], {"tls": "opportunistic", **ME}, ValueError, "no login with it"),
         ([], {"username": "tim"}, ValueError, "password is missing: username and password come"),
@@ -227,7 +234,7 @@ def test_a_hostname_is_a_name_or_an_address(hostname: str, settled_hostname: str
             ValueError,
             "a proxy whose URL begins with https://",
         ),
-        ([], {"proxy_tls_context": 5}, TypeError, "proxy_tls_context is a SSLContext, not int"),
+        ([], {"proxy_tls_context": 5}, TypeError, "proxy_tls_context is an SSLContext, not int"),
         ([], {"source_address": ""}, ValueError, "not a host name"),
         ([], {"source_address": ("", 25)}, ValueError, "not a host name"),
         ([], {"source_address": ("::1", -1)}, ValueError, "port is from 1 to 65535"),
@@ -249,6 +256,9 @@ def test_a_hostname_is_a_name_or_an_address(hostname: str, settled_hostname: str
         ([], {"retry": 3}, TypeError, "retry is a Retry, not int"),
         ([], {"retry": True}, TypeError, "retry is a Retry, not bool"),
         ([], {"observer": "print"}, TypeError, "observer is a function, not 'print'"),
+        ([], {"observer": anyio.sleep}, TypeError, "observer is a function, not an async one"),
+        ([], {"observer": AsyncObserver()}, TypeError, "observer is a function, not an async one"),
+        ([], {"observer": partial(anyio.sleep)}, TypeError, "not an async one"),
     ],
 )
 def test_what_is_wrong_is_an_error_at_once(
@@ -291,8 +301,8 @@ def test_the_limits_that_hold_if_none_are_given() -> None:
         ({"max_connections": None}, TypeError, "max_connections is a number, not None"),
         ({"max_messages_per_connection": 0}, ValueError, "max_messages_per_connection is 1 or"),
         ({"max_messages_per_connection": 1.5}, TypeError, "max_messages_per_connection is a num"),
-        ({"keepalive_expiry": 0}, ValueError, "keepalive_expiry is above 0 seconds, not 0"),
-        ({"keepalive_expiry": float("inf")}, ValueError, "keepalive_expiry is above 0 seconds"),
+        ({"keepalive_expiry": 0}, ValueError, "keepalive_expiry is above 0 seconds and fin"),
+        ({"keepalive_expiry": float("inf")}, ValueError, r"and finite \(None: never\), not inf"),
         ({"keepalive_expiry": float("nan")}, ValueError, "keepalive_expiry is above 0 seconds"),
         ({"keepalive_expiry": "60"}, TypeError, "keepalive_expiry is a number of seconds"),
         ({"keepalive_expiry": True}, TypeError, "keepalive_expiry is a number of seconds"),
@@ -301,7 +311,7 @@ def test_the_limits_that_hold_if_none_are_given() -> None:
         ({"rate": [30, 60]}, TypeError, r"rate is \(messages, seconds\)"),
         ({"rate": (0, 60)}, ValueError, "the first of rate is 1 or more, not 0"),
         ({"rate": (0.5, 60)}, TypeError, r"the first of rate is a number, not 0\.5"),
-        ({"rate": (30, 0)}, ValueError, "the second of rate is above 0 seconds, not 0"),
+        ({"rate": (30, 0)}, ValueError, "the second of rate is above 0 seconds and finite, n"),
         ({"rate": (30, "60")}, TypeError, "the second of rate is a number of seconds"),
     ],
 )

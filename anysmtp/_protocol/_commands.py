@@ -131,6 +131,8 @@ def parameters(options: Iterable[str]) -> tuple[str, ...]:
     checked = tuple(options)
     if not checked:
         return checked
+    if not all(isinstance(option, str) for option in checked):
+        raise TypeError(f"options are several strings, not {options!r}")
     if len(" ".join(checked).encode("utf-8", "replace")) > _MAX_PARAMETERS:
         raise ValueError(f"parameters of more than {_MAX_PARAMETERS} octets")
     for option in checked:

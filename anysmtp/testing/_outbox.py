@@ -223,7 +223,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
         try:
             with self._opened(mail, delivery) as book:
                 job = await self._entered(mail, book)
-                await book.send(job, self._deliver, self._retry, self._pause)
+                await book.send(job, self)
         except NO_CONNECTION as error:
             # What has become of a recipient all the same has to be told.
             if not any(ledger.keys(what) for what in ("accepted", "refused", "in_doubt")):

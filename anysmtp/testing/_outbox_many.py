@@ -47,6 +47,9 @@ class Stream(AsyncIterator[Delivery[Any]]):
         self._is_left = self._is_over = True
         self._bell.ring()
 
+    def abandon(self) -> None:
+        """Nothing is left in line: one message is sent after the other."""
+
     async def __anext__(self) -> Delivery[Any]:
         await checkpoint()
         while not self._ended:

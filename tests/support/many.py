@@ -22,9 +22,9 @@ from .clients import SENDER
 K = TypeVar("K")
 
 
-def mail(key: K, size: int = SMALL) -> Mail[K]:
+def mail(key: K, size: int = SMALL, *, sender: str = SENDER) -> Mail[K]:
     """A raw message to ``key@x.test``."""
-    envelope = Envelope(sender=SENDER, recipients=f"{key}@x.test")
+    envelope = Envelope(sender=sender, recipients=f"{key}@x.test")
     return Mail(message(str(key), size), envelope, key=key)
 
 

@@ -14,12 +14,13 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import errors, events, sasl
     from ._attempts import Retry
+    from ._book import SendOptions
     from ._client import LMTP, SMTP, Borrowed
     from ._clock import Timeouts
     from ._connection import SMTPConnection
     from ._delivery import Delivery, Outcome
     from ._envelope import AddressLike, Envelope, Mail, RawMessage, Receipt, Recipient, Recipients
-    from ._mailer import Mailer, SendOptions
+    from ._mailer import Mailer
     from ._many import SendMany
     from ._parameters import DSN, DeliverBy, Notify
     from ._protocol._extensions import Extensions
@@ -123,10 +124,8 @@ _PLACES = {
         "Recipient",
         "Recipients",
     ),
-    "_mailer": (
-        "Mailer",
-        "SendOptions",
-    ),
+    "_book": ("SendOptions",),
+    "_mailer": ("Mailer",),
     "_many": ("SendMany",),
     "_parameters": (
         "DSN",

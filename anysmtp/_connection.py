@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, TypeVar
 from anyio.abc import ByteStream
 
 from . import _clock, _connect, _dialogue, _login, sasl
+from ._book import raw_content
 from ._channel import Channel
 from ._clock import Clock, Timeouts, timeouts_of
 from ._connect import Link
 from ._delivery import Ledger
 from ._envelope import AddressLike, Job, RawMessage
-from ._mailer import BaseMailer, raw_content
+from ._mailer import BaseMailer
 from ._message import parse_address, parse_sender
 from ._monitor import Monitor
 from ._protocol import _commands

@@ -25,12 +25,12 @@ from anyio.abc import TaskGroup
 
 from ._attempts import Attempts
 from ._bell import Bell
+from ._book import Book
 from ._channel import Channel
 from ._delivery import Delivery, cancelled
 from ._envelope import Job
 from ._leases import Again, Leases
 from ._lifecycle import Call, Lifecycle
-from ._mailer import Book
 from ._pool import Claim
 from ._sending import Sending
 from ._sources import SourceFailed

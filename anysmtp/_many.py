@@ -32,12 +32,12 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ._attempts import Attempts
 from ._bell import Bell
+from ._book import Asked, Book
 from ._crew import Crew, Item
 from ._delivery import Delivery, ledger_of
 from ._envelope import Job, Mail
 from ._leases import Leases
 from ._lifecycle import Lifecycle
-from ._mailer import Asked, Book
 from ._tasks import first_error, task_id
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from anyio.abc import ByteStreamConnectable
 
 from . import _clock, sasl
 from ._attempts import Retry
+from ._book import no_such_option
 from ._clock import Timeouts, timeouts_of
 from ._endpoint import Endpoint, Proxy, checked_hostname, checked_port
 from ._grammar import LOCAL_HOSTNAME
-from ._mailer import no_such_option
 from ._protocol._transaction import Chunking, Pipelining
 from ._signing import Signer, Signers, signers_of
 from ._urls import proxy_from_url

@@ -22,11 +22,12 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from .. import SMTP, Delivery, Extensions, Mail, Reply, Retry, SendMany, SendOptions
+from .._book import Asked, Book
 from .._delivery import Ledger, ledger_of
 from .._envelope import Content, Job
 from .._envelope import Stream as Source
 from .._lifecycle import Lifecycle
-from .._mailer import Asked, BaseMailer, Book
+from .._mailer import BaseMailer
 from .._monitor import Monitor
 from .._protocol._demands import needs_downgrade
 from .._protocol._transaction import Transaction
@@ -223,7 +224,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
         try:
             with self._opened(mail, delivery) as book:
                 job = await self._entered(mail, book)
-                await book.send(job, self)
+                await self._send(book, job)
         except NO_CONNECTION as error:
             # What has become of a recipient all the same has to be told.
             if not any(ledger.keys(what) for what in ("accepted", "refused", "in_doubt")):

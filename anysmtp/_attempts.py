@@ -112,18 +112,18 @@ class Attempts:
         """How many times the message was tried."""
         return self._tries
 
-    def another(self, error: SMTPException | None) -> bool:
+    def another(self, error: SMTPException | None, *, is_over: bool = False) -> bool:
         """A transaction has ended, with this error or without; whether there is another one.
 
-        It starts with `begin`, after ``delay``.
+        It starts with `begin`, after ``delay``. ``is_over``: nothing can be tried again.
         """
         self._error = error
         ledger = self._ledger
-        if ledger.left_over:
+        if ledger.left_over and not self.job.is_spent:
             self._groups += 1
             self._narrow(ledger.left_over, 0.0)
             return True
-        if not self._may_try_again(error):
+        if is_over or not self._may_try_again(error):
             return False
         assert self._retry is not None
         delay = self._retry.delay(self._tries)
@@ -149,6 +149,8 @@ class Attempts:
 
     def _may_try_again(self, error: SMTPException | None) -> bool:
         if self._retry is None or self._tries >= self._retry.attempts or is_final(error):
+            return False
+        if self._whole.is_spent:
             return False
         return bool(self._ledger.retry_keys()) and not self._ledger.is_any("in_doubt", self._keys)
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import logging
 import math
-import ssl
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
@@ -40,9 +39,11 @@ from ._clock import Clock, Timeouts
 from ._connect import STREAM_ERRORS, Link
 from ._monitor import Monitor, Since
 from ._protocol._commands import Command
+from ._protocol._lmtp import LMTPSession
 from ._protocol._session import Awaited, Session, Sink
 from ._reply import Reply
 from ._timing import ReplyTimer
+from ._tls import Encryption, encrypt
 from ._turns import Turn, Turns
 from ._writing import Writer, Written
 from .errors import SMTPException, SMTPProtocolError, SMTPServerDisconnected, SMTPTLSError
@@ -80,17 +81,21 @@ class _Waiting:
 class Channel:
     """One session on one stream. Whoever writes holds a turn."""
 
-    def __init__(self, link: Link, timeouts: Timeouts, monitor: Monitor) -> None:
+    def __init__(
+        self, link: Link, timeouts: Timeouts, monitor: Monitor, *, is_lmtp: bool = False
+    ) -> None:
         self.link = link
         self.timeouts = timeouts
         self.monitor = monitor
         self.is_in_service = False
         """Whether it was ever ready for mail: its end is told then."""
         self._since = Since()
-        self.session = Session()
+        self.session: Session = LMTPSession() if is_lmtp else Session()
         self.turns = Turns()
         self.is_stale = False
         """Whether the server has said that it takes no more mail on this connection."""
+        self.has_rested = False
+        """Whether it was ever kept waiting for a message: the server may have closed it then."""
         self.is_pooled = False
         """Whether it serves whoever has a message: when it is worn out, another one does."""
         self.messages = 0
@@ -100,6 +105,8 @@ class Channel:
         self._closing: str | None = None
         self._waiting: list[_Waiting] = []
         self._is_read = False
+        # It is asked for with each flight, and holds until the next one.
+        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
         self.writer = Writer(link, self._lost)
         """For those who hold the turn, and write more than `write` takes."""
         self._timer = ReplyTimer(self.session, timeouts)
@@ -197,7 +204,8 @@ class Channel:
             session.send(command, sink, turn, octets if number == last else 0)
             for number, (command, sink) in enumerate(flight)
         ]
-        if _wire.isEnabledFor(logging.DEBUG):
+        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
+        if self._is_traced:
             self._trace(">", (command.shown for command, _ in flight))
             if octets:
                 self._trace(">", (f"(a message of {octets} octets)",))
@@ -210,11 +218,11 @@ class Channel:
 
         ``is_behind``: others have replies in front of it, and it is small.
         """
-        written = Written()
+        written = Written() if is_behind else None
         try:
-            await self.writer.write(data, written, is_shielded=is_behind)
+            await self.writer.write(data, written)
         except BaseException:
-            if not written.is_done:
+            if written is None or not written.is_done:
                 await self.break_off("a write was interrupted")
             raise
 
@@ -242,10 +250,12 @@ class Channel:
         if self._closing is not None:
             await self._close_if_forsaken()
 
-    def begin_body(self, octets: int, sink: Sink, chunk: Command | None = None) -> Awaited:
+    def begin_body(self, octets: int | None, sink: Sink, chunk: Command | None = None) -> Awaited:
         """The message goes out from here on, behind a BDAT or not; what its end awaits."""
-        lines = () if chunk is None else (chunk.shown,)
-        self._trace(">", (*lines, f"(a message of {octets} octets)"))
+        if self._is_traced:
+            lines = () if chunk is None else (chunk.shown,)
+            size = "unknown size" if octets is None else f"{octets} octets"
+            self._trace(">", (*lines, f"(a message of {size})"))
         return self.session.begin_body(sink, chunk=chunk)
 
     def end_body(self, end: Awaited, turn: Turn) -> None:
@@ -254,15 +264,13 @@ class Channel:
         end.owner = turn
         self._time()
 
-    async def encrypt(self, context: ssl.SSLContext) -> None:
+    async def encrypt(self, encryption: Encryption) -> None:
         """Put TLS on the stream, after the server's 220 to STARTTLS (RFC 3207 section 4)."""
         if self.session.goodbye is not None or not self.session.is_quiet:
             await self.break_off("the server spoke before the TLS handshake")
             raise self.spoke_too_soon()
         try:
-            await _connect.encrypt(
-                self.link, context, self.monitor, hint=" although it offered STARTTLS"
-            )
+            await encrypt(self.link, encryption, self.monitor, hint=" although it offered STARTTLS")
         except BaseException:
             self._break("the TLS handshake failed")
             raise
@@ -369,10 +377,9 @@ class Channel:
         """Pair what was read with those who await it; whether the session is in order."""
         session = self.session
         session.receive(data)
-        is_traced = _wire.isEnabledFor(logging.DEBUG)
         try:
             while (pair := session.next_reply()) is not None:
-                if is_traced:
+                if self._is_traced:
                     self._trace("<", pair.shown())
         except SMTPProtocolError as error:
             error.server = self.link.server
@@ -457,9 +464,8 @@ class Channel:
         self._timer.update(self._waiting[0].turn if self._waiting else None)
 
     def _trace(self, direction: str, lines: Iterable[str]) -> None:
-        if _wire.isEnabledFor(logging.DEBUG):
-            for line in lines:
-                _wire.debug("%s %s %s", self.link.server, direction, line)
+        for line in lines:
+            _wire.debug("%s %s %s", self.link.server, direction, line)
 
 
 class Speaking:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, Iterable
 from contextlib import AbstractContextManager
 from email.message import Message
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from anyio import lowlevel
 
@@ -26,10 +26,11 @@ from ._many import READ_AHEAD, SendMany, send_many
 from ._pool import Claim
 from ._protocol._extensions import Extensions
 from ._sending import Sending
-from ._settings import Options, from_url, settle
+from ._settings import Options, settle
 from ._statistics import Statistics, statistics_of
 from ._tasks import task_id
 from ._turns import Turn
+from ._urls import from_url
 from .errors import SMTPException, with_outcome
 
 if TYPE_CHECKING:
@@ -50,28 +51,31 @@ class SMTP(BaseMailer):
     another event loop.
     """
 
+    _is_lmtp: ClassVar[bool] = False
+
     def __init__(
         self, hostname: str = "localhost", port: int | None = None, **options: Unpack[Options]
     ) -> None:
-        self._settings = settle(hostname, port, options)
+        self._settings = settle(hostname, port, options, is_lmtp=self._is_lmtp)
         self._life = Lifecycle(str(self._settings.endpoint))
         self._leases = Leases(self._settings, self._life)
         self._monitor = self._leases.monitor
         self._require_all = self._settings.require_all
         self._add_missing_headers = self._settings.add_missing_headers
+        self._signers = self._settings.signers
         self._retry = self._settings.retry
         self._pause = self._life.pause
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[Options]) -> Self:
         """A client from a URL: ``smtp://``, ``smtp+starttls://``, ``smtps://``,
-        ``smtp+unix:///path``.
+        ``smtp+unix:///path``; of `LMTP` ``lmtp://`` and ``lmtp+unix:///path``.
 
         User name and password are percent-decoded. The query may have ``local_hostname``,
-        ``timeout``, ``require_all``, ``pipelining`` and ``chunking``. ValueError, which never shows
-        the URL, for anything else.
+        ``timeout``, ``require_all``, ``pipelining``, ``chunking``, ``proxy`` and ``fingerprint``.
+        ValueError, which never shows the URL, for anything else.
         """
-        hostname, port, from_the_url = from_url(url)
+        hostname, port, from_the_url = from_url(url, is_lmtp=cls._is_lmtp)
         if both := set(from_the_url) & set(options):
             raise ValueError(f"the URL says it already: {', '.join(sorted(both))}")
         merged: Options = {**from_the_url, **options}
@@ -124,13 +128,16 @@ class SMTP(BaseMailer):
     async def connect(self) -> Extensions:
         """Open a connection and check it now; what the server offers on it.
 
-        Does nothing where one is open already. SMTPConnectError, SMTPTLSError, SMTPHeloError,
-        SMTPAuthenticationError, SMTPNotSupported for a missing STARTTLS, and what may go wrong
-        in any conversation. In whatever way it fails, cancellation included, it leaves nothing
-        open.
+        Does nothing where one is open already, in use or not. SMTPConnectError, SMTPTLSError,
+        SMTPHeloError, SMTPAuthenticationError, SMTPNotSupported for a missing STARTTLS, and
+        what may go wrong in any conversation. In whatever way it fails, cancellation included,
+        it leaves nothing open.
         """
         try:
             with self._life.call() as call:
+                if (offered := self._leases.offered_in_use()) is not None:
+                    await lowlevel.checkpoint()
+                    return offered
                 claim = await self._leases.lease(call, Turn(call))
                 channel = claim.connection
                 assert channel is not None
@@ -144,7 +151,9 @@ class SMTP(BaseMailer):
         """One connection for oneself: ``async with smtp.connection() as conn``.
 
         Entering waits for one, and raises as `connect` does. RuntimeError if this task has it
-        already.
+        already. What is sent on it counts for the `Limits` of the client: it waits for the
+        ``rate``; a connection that has had its ``max_messages_per_connection`` is replaced once
+        it is given back. A `Retry` is not applied: who speaks for himself hears each refusal.
         """
         return Borrowed(self)
 
@@ -203,6 +212,10 @@ class SMTP(BaseMailer):
     def _admitted(self) -> AbstractContextManager[object]:
         return self._life.admit()
 
+    @property
+    def _is_over(self) -> bool:
+        return self._life.is_over
+
     async def _abort(self) -> None:
         """End everything that is under way, and close every connection."""
         self._life.abort("the client was closed")
@@ -222,11 +235,10 @@ class SMTP(BaseMailer):
     ) -> Again | None:
         """Send once; whether, after a failure that the caller need not see, it is sent again."""
         ledger.phase = "waiting"
-        settings = self._settings
-        pace = self._leases.pace
+        leases = self._leases
+        settings, pace = self._settings, leases.pace_of(again)
         sending = Sending(job, ledger, settings.pipelining, settings.chunking, pace)
         turn = Turn(call, sending)
-        leases = self._leases
         claim = await leases.lease(call, turn, ledger, again=again)
         channel = claim.connection
         assert channel is not None
@@ -234,18 +246,26 @@ class SMTP(BaseMailer):
             async with channel.turn(turn):
                 await sending.deliver(channel, turn)
         except SMTPException as error:
-            may_repeat = again is None or not again.is_last
-            if may_repeat:
-                is_stale = sending.is_stale
-                more = leases.again_after(error, job, ledger, claim, turn, is_stale=is_stale)
-                if more is not None:
-                    return more
+            if (more := leases.again_after(error, sending, claim, turn, again)) is not None:
+                return more
             raise
         else:
             leases.took_message()
             return None
         finally:
             await leases.give_back(claim)
+
+
+class LMTP(SMTP):
+    """A client for a server that delivers mail and speaks LMTP (RFC 2033), such as Dovecot's.
+
+    All is as with `SMTP`, but for two things. There is no default port: ``port`` or ``connectable``
+    is required, and it is not 25. And such a server answers the end of a message for each
+    recipient: those who were refused then are in the `Receipt` beside those who have it, with
+    ``require_all`` too, which holds for the envelope only; SMTPRecipientsRefused if nobody has it.
+    """
+
+    _is_lmtp = True
 
 
 class Borrowed:
@@ -256,12 +276,14 @@ class Borrowed:
 
     def __init__(self, client: SMTP) -> None:
         self._client = client
+        self._is_entered = False
         self._claim: Claim[Channel] | None = None
         self._connection: SMTPConnection | None = None
 
     async def __aenter__(self) -> SMTPConnection:
-        if self._claim is not None:
+        if self._is_entered:
             raise RuntimeError("each `connection()` is entered once")
+        self._is_entered = True
         client = self._client
         with client._life.call() as call:
             self._claim = await client._leases.lease(call, Turn(call), is_held=True)
@@ -276,9 +298,11 @@ class Borrowed:
             allow_plaintext_auth=settings.allow_plaintext_auth,
             is_opportunistic=settings.tls == "opportunistic",
             pipelining=settings.pipelining,
+            pace=client._leases.pace,
             chunking=settings.chunking,
             require_all=settings.require_all,
             add_missing_headers=settings.add_missing_headers,
+            signers=settings.signers,
         )
         return self._connection
 

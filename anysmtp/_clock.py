@@ -127,7 +127,7 @@ class Clock:
         self._waiting_for = ""
         self._seconds = 0.0
         self._scope = anyio.CancelScope()
-        self.hint = ""
+        self.hint: str = ""
         """What to tell the user if the deadline passes."""
 
     def start(self, seconds: float | None, waiting_for: str) -> None:

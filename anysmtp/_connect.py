@@ -1,12 +1,12 @@
-"""From an endpoint to a byte stream: TCP, unix socket, anything connectable, and TLS on top.
+"""From an endpoint to a byte stream: TCP, unix socket, anything connectable, a proxy.
 
-The one place that knows sockets and ssl, and that turns their errors, and anyio's, into ours:
-`connection_error`, `tls_error` and `stream_error`, each most specific first. `TimeoutError`
+With `_tls` and `_proxy` the one place that knows sockets and ssl, and that turns their errors, and
+anyio's, into ours: `connection_error` and `stream_error`, each most specific first. `TimeoutError`
 and `ssl.SSLError` are `OSError`s; anyio's `BrokenResourceError` and `EndOfStream` are not.
 
 A stream of ours counts as local, so that a secret may cross it in clear, only if it is a unix
 socket, or a TCP connection that was opened here to a loopback address: never by name, nor
-through a connectable (``ssh -D`` listens on 127.0.0.1).
+through a connectable or a proxy (``ssh -D`` listens on 127.0.0.1).
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from ipaddress import ip_address
 from typing import Any
 
 import anyio
-from anyio.abc import ByteStream, ByteStreamConnectable, SocketAttribute
-from anyio.streams.tls import TLSAttribute, TLSStream
+from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.tls import TLSAttribute
 
+from ._endpoint import Endpoint
 from ._grammar import LOCAL_HOSTNAME
-from ._monitor import Monitor, Since
 from ._reply import Reply
-from .errors import SMTPConnectError, SMTPException, SMTPServerDisconnected, SMTPTLSError
-from .sasl import server_end_point
+from .errors import SMTPConnectError, SMTPException, SMTPServerDisconnected
 
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -40,22 +39,6 @@ STREAM_ERRORS = (
     anyio.ClosedResourceError,
     anyio.BusyResourceError,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a server is, and how to get there."""
-
-    hostname: str
-    port: int | None
-    connectable: ByteStreamConnectable | os.PathLike[str] | None = None
-    source_address: tuple[str, int | None] | None = None
-
-    def __str__(self) -> str:
-        if isinstance(self.connectable, os.PathLike):
-            return os.fspath(self.connectable)
-        host = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
-        return host if self.port is None else f"{host}:{self.port}"
 
 
 @dataclass(slots=True)
@@ -71,7 +54,10 @@ class Link:
     """Whether it never leaves this machine, for certain."""
     port: int | None = None
     """The server's TCP port, where that is what the client connected to."""
+    proxy_tls: Any = None
+    """The TLS object of a proxy that is spoken to under TLS."""
     _sockets: tuple[Any, Any] | None = None
+    _poll: Any = None
 
     def sockets(self) -> tuple[Any, Any]:
         """The TLS object and the socket, where there are such; asked for once."""
@@ -93,6 +79,13 @@ class Link:
         # One that is closed by now says so when it is read.
         if sock.fileno() >= 0:
             sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+
+    def poll(self, descriptor: int) -> object:
+        """Whether there is something to read, or the end, on the socket that is underneath."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(descriptor, select.POLLIN)
+        return self._poll.poll(0)
 
     def forget_sockets(self) -> None:
         """The stream was replaced."""
@@ -125,6 +118,10 @@ class Link:
 
 async def open_link(endpoint: Endpoint) -> Link:
     """Connect. SMTPConnectError if that does not work."""
+    if endpoint.proxy is not None:
+        from ._proxy import open_tunnel
+
+        return await open_tunnel(endpoint, endpoint.proxy)
     is_local, port = False, None
     try:
         if isinstance(endpoint.connectable, os.PathLike):
@@ -133,45 +130,18 @@ async def open_link(endpoint: Endpoint) -> Link:
         elif endpoint.connectable is not None:
             stream = await endpoint.connectable.connect()
         else:
-            assert endpoint.port is not None
-            host, port = endpoint.source_address or (None, None)
-            stream = await anyio.connect_tcp(
-                endpoint.hostname, endpoint.port, local_host=host, local_port=port
-            )
+            stream = await connect_tcp(endpoint, endpoint.hostname, endpoint.port)
             is_local, port = _is_loopback(stream), endpoint.port
     except (*STREAM_ERRORS, UnicodeError) as error:
         raise connection_error(error, str(endpoint)) from error
     return Link(stream, str(endpoint), endpoint.hostname, is_local, port)
 
 
-async def encrypt(link: Link, context: ssl.SSLContext, monitor: Monitor, *, hint: str) -> None:
-    """Put TLS on the link (RFC 8314 section 3). SMTPTLSError, with the stream closed, if it fails.
-
-    The closing handshake is left out: an SMTP session ends with QUIT, and every message with a
-    reply, so a cut can be told without it.
-    """
-    since = Since()
-    try:
-        link.stream = await TLSStream.wrap(
-            link.stream,
-            server_side=False,
-            hostname=link.hostname.rstrip("."),
-            ssl_context=context,
-            standard_compatible=False,
-        )
-        link.forget_sockets()
-    except (*STREAM_ERRORS, ValueError) as error:
-        failure = tls_error(error, link, hint)
-        monitor.not_encrypted(since, failure)
-        await close(link)
-        raise failure from error
-    except BaseException as cancellation:
-        monitor.not_encrypted(since, cancellation)
-        await close(link)
-        raise
-    cipher: tuple[str, str, int] | None = link.stream.extra(TLSAttribute.cipher, None)
-    version = link.stream.extra(TLSAttribute.tls_version, None)
-    monitor.encrypted(since, version, None if cipher is None else cipher[0])
+async def connect_tcp(endpoint: Endpoint, hostname: str, port: int | None) -> ByteStream:
+    """TCP to the server, or to the proxy, from the address that the caller wants."""
+    assert port is not None
+    host, local_port = endpoint.source_address or (None, None)
+    return await anyio.connect_tcp(hostname, port, local_host=host, local_port=local_port)
 
 
 async def close(link: Link) -> None:
@@ -180,9 +150,21 @@ async def close(link: Link) -> None:
     Shielded, because a caller that is cancelled must close all the same; bounded, because closing
     by force does not wait.
     """
+    _keep_session_good(link)
     # Whatever a stream says of its own closing: it is not to be used any more.
     with suppress(*STREAM_ERRORS), anyio.CancelScope(shield=True):
         await anyio.aclose_forcefully(link.stream)
+
+
+def _keep_session_good(link: Link) -> None:
+    """OpenSSL takes a session for spoilt whose connection did not say close_notify.
+
+    Since TLS 1.1 it is not (RFC 5246 section 7.2.1), so the word is said, and not sent.
+    """
+    tls, _ = link.sockets()
+    if tls is not None:
+        with suppress(OSError, ValueError):
+            tls.unwrap()
 
 
 def looks_alive(link: Link) -> bool:
@@ -193,22 +175,26 @@ def looks_alive(link: Link) -> bool:
     dead after all, the message is not sent and goes over a fresh connection.
     """
     tls, sock = link.sockets()
-    if tls is not None:
-        try:
-            tls.read(1)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError:
-            return False
-        else:
-            return False
+    if not (_is_quiet(tls) and _is_quiet(link.proxy_tls)):
+        return False
     if sock is None or not hasattr(select, "poll"):
         return True
     if sock.fileno() < 0:
         return False
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN)
-    return not poll.poll(0)
+    return not link.poll(sock.fileno())
+
+
+def _is_quiet(tls: Any) -> bool:
+    """Whether a TLS object, if there is one, holds nothing that was not read."""
+    if tls is None:
+        return True
+    try:
+        tls.read(1)
+    except ssl.SSLWantReadError:
+        return True
+    except ssl.SSLError:
+        return False
+    return False
 
 
 def local_hostname(link: Link) -> str:
@@ -221,76 +207,9 @@ def local_hostname(link: Link) -> str:
     return name if is_domain and not name.lower().startswith("localhost.") else link.address_literal
 
 
-def channel_bindings(stream: ByteStream) -> dict[str, bytes]:
-    """What identifies the TLS channel to both of its ends, by type; without TLS nothing.
-
-    RFC 5929 and RFC 9266. tls-unique is not defined for TLS 1.3, though OpenSSL has something to
-    give there; tls-exporter is in no Python so far, and comes from here once it is in one.
-    """
-    tls = stream.extra(TLSAttribute.ssl_object, None)
-    if tls is None:
-        return {}
-    kinds = {"tls-exporter"} if tls.version() == "TLSv1.3" else {"tls-unique", "tls-exporter"}
-    found = {kind: tls.get_channel_binding(kind) for kind in kinds & {*ssl.CHANNEL_BINDING_TYPES}}
-    if (certificate := tls.getpeercert(binary_form=True)) is not None:
-        found["tls-server-end-point"] = server_end_point(certificate)
-    return {kind: binding for kind, binding in found.items() if binding is not None}
-
-
-def create_tls_context(
-    *,
-    validate_certs: bool = True,
-    cafile: str | os.PathLike[str] | None = None,
-    cadata: str | bytes | None = None,
-    client_cert: str | os.PathLike[str] | None = None,
-    client_key: str | os.PathLike[str] | None = None,
-    client_key_password: str | None = None,
-) -> ssl.SSLContext:
-    """Make an SSLContext for ``tls_context``.
-
-    ``cafile`` (a path) or ``cadata`` (PEM text or DER bytes) replace the system's certificate
-    authorities; ``client_cert`` and ``client_key`` are paths of the client's own certificate and
-    key in PEM. ``validate_certs=False`` accepts any certificate for any name.
-
-    Reads files, so make it once, outside of the event loop's hot paths. OSError or ssl.SSLError
-    where a file cannot be read or is not what it should be; ValueError for a key without a
-    certificate.
-    """
-    for path in (cafile, client_cert, client_key):
-        if path is not None:
-            # OpenSSL does not say which file it could not read.
-            open(path, "rb").close()
-    context = ssl.create_default_context(cafile=cafile, cadata=cadata)
-    if not validate_certs:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if client_cert is not None:
-        context.load_cert_chain(client_cert, client_key, client_key_password)
-    elif client_key is not None:
-        raise ValueError("client_key without client_cert")
-    return context
-
-
 def connection_error(error: Exception, server: str) -> SMTPException:
     """Why a connection could not be opened, as ours. The caller raises it from the error."""
-    return SMTPConnectError(_text(_reason(error)), server=server, connection_closed=True)
-
-
-def tls_error(error: Exception, link: Link, hint: str) -> SMTPException:
-    """Why a TLS handshake failed, as ours."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        way_out = _ANOTHER_NAME if error.verify_code in _WRONG_NAME else _ANOTHER_AUTHORITY
-        reason = (
-            f"the certificate of {link.hostname} was not accepted: "
-            f"{error.verify_message.rstrip('.')}; {way_out}"
-        )
-    elif isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
-        reason = f"the server does not speak TLS here{hint}"
-    elif isinstance(error, STREAM_ERRORS) and not isinstance(error, ssl.SSLError):
-        reason = f"the connection was closed during the TLS handshake{hint}"
-    else:
-        reason = f"the TLS handshake failed: {_text(error)}"
-    return SMTPTLSError(reason, server=link.server, connection_closed=True)
+    return SMTPConnectError(text_of(error), server=server, connection_closed=True)
 
 
 def stream_error(
@@ -302,26 +221,11 @@ def stream_error(
     elif isinstance(error, anyio.EndOfStream):
         reason = "the server closed the connection"
     elif isinstance(error, ssl.SSLError):
-        reason = f"TLS failed: {_text(error)}"
+        reason = f"TLS failed: {text_of(error)}"
     else:
-        reason = f"the connection was lost: {_text(_reason(error))}"
+        reason = f"the connection was lost: {text_of(error)}"
     kind = SMTPServerDisconnected if greeted else SMTPConnectError
     return kind(reason, reply=goodbye, server=server, connection_closed=True)
-
-
-# OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
-_WRONG_NAME = frozenset({62, 64})
-_ANOTHER_NAME = (
-    "connect by a name that the certificate has (to another address: connectable=, and that name "
-    "as hostname)"
-)
-_ANOTHER_AUTHORITY = (
-    "tls_context=anysmtp.create_tls_context(cafile=...) trusts another authority, tls= sets "
-    "another mode"
-)
-
-# OpenSSL's reasons when the peer's first octets are no TLS record; they differ by its version.
-_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 
 
 def _is_loopback(stream: ByteStream) -> bool:
@@ -332,12 +236,9 @@ def _is_loopback(stream: ByteStream) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-def _reason(error: BaseException) -> BaseException:
+def text_of(error: BaseException) -> str:
     """What the operating system said, where anyio has wrapped it, the first of several."""
     cause = error.__cause__
     first = next(iter(getattr(cause, "exceptions", ())), cause)
-    return first if isinstance(first, OSError) else error
-
-
-def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    reason = first if isinstance(first, OSError) else error
+    return str(reason) or type(reason).__name__

@@ -15,24 +15,28 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from anyio import to_thread
 from anyio.abc import ByteStream
 
 from . import _clock, _connect, _dialogue, _login, sasl
+from ._book import raw_content
 from ._channel import Channel
 from ._clock import Clock, Timeouts, timeouts_of
 from ._connect import Link
 from ._delivery import Ledger
 from ._envelope import AddressLike, Job, RawMessage
-from ._mailer import BaseMailer, raw_content
+from ._mailer import BaseMailer
 from ._message import parse_address, parse_sender
 from ._monitor import Monitor
 from ._protocol import _commands
 from ._protocol._commands import Command
 from ._protocol._extensions import Extensions
 from ._protocol._transaction import Chunking, Pipelining
+from ._rate import Pace
 from ._reply import Reply
 from ._sending import Sending
+from ._signing import Signer
+from ._sources import SourceFailed
+from ._tls import Encryption, TLSInfo, tls_info
 from ._turns import Turn
 from .errors import (
     SMTPDataError,
@@ -92,6 +96,7 @@ class SMTPConnection(BaseMailer):
         self._allow_plaintext_auth = allow_plaintext_auth
         self._pipelining: Pipelining = "auto"
         self._chunking: Chunking = "auto"
+        self._pace: Pace | None = None
         self._is_opportunistic = False
         self._is_retired = False
         self._is_utf8 = False  # whether the transaction that is open uses SMTPUTF8
@@ -111,12 +116,18 @@ class SMTPConnection(BaseMailer):
         """Whether TLS is on."""
         return self._channel.link.is_encrypted
 
+    @property
+    def tls(self) -> TLSInfo | None:
+        """The version, the cipher and the server's certificate; None without TLS."""
+        return tls_info(self._channel.link.stream)
+
     async def ehlo(self, local_hostname: str | None = None) -> Reply:
-        """EHLO (RFC 5321 section 4.1.1.1); ``extensions`` is what the reply offers.
+        """EHLO (RFC 5321 section 4.1.1.1), LHLO in LMTP; ``extensions`` is what the reply offers.
 
         Seldom needed: methods that need it call it, with HELO where it is refused. SMTPHeloError.
         """
-        return await self._demand(_commands.ehlo(self._name(local_hostname)), SMTPHeloError)
+        greet = _commands.lhlo if self._channel.session.is_lmtp else _commands.ehlo
+        return await self._demand(greet(self._name(local_hostname)), SMTPHeloError)
 
     async def helo(self, local_hostname: str | None = None) -> Reply:
         """HELO (RFC 5321 section 4.1.1.1), after which nothing is offered. SMTPHeloError."""
@@ -129,13 +140,12 @@ class SMTPConnection(BaseMailer):
         the server does not offer it. SMTPTLSError if the server refuses, or if the
         handshake fails: then, and when it is cancelled, the connection is closed.
         """
-        if tls_context is None:
-            tls_context = await to_thread.run_sync(_connect.create_tls_context)
-        context = tls_context
+        encryption = Encryption(tls_context)
+        await encryption.load()
 
         async def upgrade(clock: Clock) -> Reply:
             name = self._name(None)
-            return await _dialogue.start_tls(self._channel, clock, context, name)
+            return await _dialogue.start_tls(self._channel, clock, encryption, name)
 
         return await self._take_turn(upgrade, ready=True)
 
@@ -172,7 +182,15 @@ class SMTPConnection(BaseMailer):
         if mailbox is not None and mailbox.ascii is None and not is_utf8:
             raise ValueError(f"{mailbox.given} needs the option SMTPUTF8")
         command = _commands.mail(path, parameters)
-        reply = await self._demand(command, SMTPSenderRefused, ready=True)
+
+        async def begin(clock: Clock) -> Reply:
+            if self._pace is not None:
+                clock.stop()
+                await self._pace.begin(lambda: True)
+            self._channel.messages += 1
+            return await _dialogue.demand(self._channel, clock, command, SMTPSenderRefused)
+
+        reply = await self._take_turn(begin, ready=True)
         self._is_utf8 = is_utf8
         return reply
 
@@ -196,15 +214,22 @@ class SMTPConnection(BaseMailer):
 
         Line ends become CRLF, dots are stuffed. ValueError for a line of more than 998 octets,
         unless ``allow_long_lines``. SMTPDataError if the server refuses. A connection that is lost
-        or cancelled once the end of the message was written leaves it in doubt.
+        or cancelled once the end of the message was written leaves it in doubt. RuntimeError in
+        LMTP, where each recipient has a reply: `sendmail` has them all.
         """
+        if self._channel.session.is_lmtp:
+            raise RuntimeError("LMTP answers for each recipient: use sendmail()")
         content = await raw_content(message, allow_long_lines=allow_long_lines)
 
         async def transfer(clock: Clock) -> Reply:
             await _dialogue.demand(self._channel, clock, _commands.DATA, SMTPDataError)
             return await _dialogue.transfer(self._channel, clock, content)
 
-        return await self._take_turn(transfer, ready=True)
+        try:
+            return await self._take_turn(transfer, ready=True)
+        except SourceFailed as failed:
+            failure = failed.error
+        raise failure
 
     async def rset(self) -> Reply:
         """RSET (RFC 5321 section 4.1.1.5): no transaction is open afterwards.
@@ -283,7 +308,7 @@ class SMTPConnection(BaseMailer):
         return f"<SMTPConnection {link.server}{tls} {state}>"
 
     async def _deliver(self, job: Job, ledger: Ledger) -> None:
-        sending = Sending(job, ledger, self._pipelining, self._chunking)
+        sending = Sending(job, ledger, self._pipelining, self._chunking, self._pace)
 
         async def transact(clock: Clock) -> None:
             await sending.deliver(self._channel, turn)
@@ -366,8 +391,10 @@ def connection_on(
     is_opportunistic: bool,
     pipelining: Pipelining,
     chunking: Chunking,
+    pace: Pace | None,
     require_all: bool,
     add_missing_headers: bool,
+    signers: tuple[Signer, ...],
 ) -> SMTPConnection:
     """The command layer on a channel that is open and logged in, as a client has it set."""
     connection = SMTPConnection(
@@ -381,6 +408,8 @@ def connection_on(
     connection._is_opportunistic = is_opportunistic
     connection._pipelining = pipelining
     connection._chunking = chunking
+    connection._pace = pace
     connection._require_all = require_all
     connection._add_missing_headers = add_missing_headers
+    connection._signers = signers
     return connection

@@ -6,10 +6,11 @@ in line one after another on it: the next message boards with the end of the one
 a worker is a *conveyor*; it ends when somebody else waits for a connection.
 
 A message leaves the line for a conveyor, and then its transaction has ended: it is given back to
-the `Outlet`, or is in line again, in front, or *sleeps* until it is tried again. Workers never
-raise what is wrong with a message or a server. One that gets no connection may *rest*, and nobody
-tries to connect meanwhile; if that is of no use either the crew is *stuck*: nothing more is begun,
-and its `failure` is there once what was under way has ended.
+the `Outlet`, or is in line again, in front, or *sleeps* until it is tried again. What is wrong with
+a message or a server is in its delivery; what a worker raises is a cancellation, or a mistake of
+ours. One that gets no connection may *rest*: nobody tries to connect meanwhile, and what is in line
+goes over the connections that are there. If that is of no use either the crew is *stuck*: nothing
+more is begun, and its `failure` is there once what was under way has ended.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ from anyio.abc import TaskGroup
 
 from ._attempts import Attempts
 from ._bell import Bell
+from ._book import Book
 from ._channel import Channel
-from ._delivery import Delivery
+from ._delivery import Delivery, cancelled
 from ._envelope import Job
 from ._leases import Again, Leases
 from ._lifecycle import Call, Lifecycle
-from ._mailer import Book
 from ._pool import Claim
 from ._sending import Sending
+from ._sources import SourceFailed
 from ._tasks import task_id
 from ._turns import Turn
 from .errors import SMTPException
@@ -121,23 +123,32 @@ class Crew:
         return self._workers > 0
 
     def put_in_line(self, item: Item) -> None:
+        if self.failure is not None:
+            self._leave_out(item, self.failure)
+            return
         self._line.append(item)
         self._count_in(item)
         self._hire()
 
     def _count_in(self, item: Item) -> None:
-        self._octets_in_line += item.job.content.size
+        self._octets_in_line += item.job.content.size or 0
         self.is_line_full = self.is_line_full or self._octets_in_line > MOST_IN_LINE
 
     def _hire(self) -> None:
-        """One worker for each that is in line, as far as there are connections for them."""
-        most = min(self._leases.settings.limits.max_connections, self._workers + len(self._line))
+        """One worker for each that is in line, as far as there are connections for them.
+
+        While a connection could not be had, one worker at most begins with one that is there.
+        """
+        connections = 1 if self._resting else self._leases.settings.limits.max_connections
+        most = min(connections, self._workers + len(self._line))
         while self._may_begin() and self._workers < most:
             self._workers += 1
             self._group.start_soon(self._work)
 
     def _may_begin(self) -> bool:
-        return bool(self._line) and not self.is_stuck and not self._resting
+        if not self._line or self.is_stuck:
+            return False
+        return not self._resting or self._leases.pool.idle > 0
 
     async def _work(self) -> None:
         """Send what is in line, until nothing is."""
@@ -172,13 +183,7 @@ class Crew:
         if scope.cancelled_caught:
             # Nothing works any more: it was waiting for what another one did not get.
             assert self.failure is not None
-            self._cannot_begin(first, copy(self.failure))
-
-    def abandon(self) -> None:
-        """The caller has left: what waited for another transaction ends as far as it came."""
-        for item in (*self._line, *self._sleeping):
-            if item.is_known:
-                item.end(SMTPException("the send was cancelled"))
+            self._cannot_begin(first, _own(self.failure))
 
     def begun(self, scope: anyio.CancelScope) -> None:
         """There is a connection: what is sent on it goes on to its end."""
@@ -193,7 +198,7 @@ class Crew:
     def leave_line(self) -> Item:
         """The one who is next in line leaves it."""
         item = self._line.popleft()
-        self._octets_in_line -= item.job.content.size
+        self._octets_in_line -= item.job.content.size or 0
         if self.is_line_full and self._octets_in_line <= MOST_IN_LINE // 2:
             self.is_line_full = False
             self.room.ring()
@@ -213,11 +218,13 @@ class Crew:
             self._back_in_line(item)
             return
         item.again = None
-        if not item.book.goes_on(item.attempts, error):
+        is_over = error is not None and self._life.is_over
+        if not item.book.goes_on(item.attempts, error, is_over=is_over):
             self._finish(item)
         elif self.failure is not None:
             self._go_without(item, self.failure)
         elif item.attempts.delay:
+            self._sleeping.add(item)
             self._group.start_soon(self._later, item)
         else:
             item.attempts.begin()
@@ -228,14 +235,21 @@ class Crew:
         for number, item in enumerate(tuple(aboard)):
             is_unharmed = number > 0 and not item.book.ledger.keys("in_doubt")
             may_repeat = is_unharmed and item.again is None
-            again = Again(str(error), is_last=True) if may_repeat else None
+            # Not the error: it may have the address of the one before it.
+            reason = "the connection ended with another message"
+            again = Again(reason, is_last=True) if may_repeat else None
             self.settle(item, copy(error), again)
 
     def _cannot_begin(self, item: Item, error: Exception) -> None:
         """There is no connection to be had: for this message, and so for the others."""
         is_first = not self.is_stuck
-        may_go_on = is_first and isinstance(error, SMTPException)
-        if may_go_on and item.book.goes_on(item.attempts, cast("SMTPException", error)):
+        may_go_on = is_first and isinstance(error, SMTPException) and not self._life.is_over
+        if may_go_on and item.book.goes_on(
+            item.attempts, cast("SMTPException", error), is_over=False
+        ):
+            # Both at once: until the task begins, another worker may, or the crew may get stuck.
+            self._resting += 1
+            self._sleeping.add(item)
             self._group.start_soon(self._rest, item)
             return
         item.end(error)
@@ -249,17 +263,25 @@ class Crew:
         """Nothing is begun any more; what waits for that comes to its end now."""
         for scope in tuple(self._starting):
             scope.cancel()
-        for item in self._line:
+        for item in self._take_out(self._line):
             self._leave_out(item, error)
-        for item in tuple(self._sleeping):
-            self._sleeping.discard(item)
+        for item in self._take_out(self._sleeping):
             self._finish(item)
         self.room.ring()
         self._outlet.ring()
 
+    def abandon(self) -> None:
+        """The stream was left, and the workers have ended: nobody is told what becomes of these."""
+        for item in (*self._take_out(self._line), *self._take_out(self._sleeping)):
+            item.end(cancelled(item.delivery, item.book.ledger.outcome))
+
+    def _take_out(self, items: deque[Item] | set[Item]) -> list[Item]:
+        taken = list(items)
+        items.clear()
+        return taken
+
     async def _rest(self, item: Item) -> None:
         """Nobody tries to connect before this one tries again."""
-        self._resting += 1
         try:
             await self._later(item)
         finally:
@@ -267,7 +289,7 @@ class Crew:
             self._hire()
 
     async def _later(self, item: Item) -> None:
-        self._sleeping.add(item)
+        """Put one that sleeps in line again after its pause."""
         failure: SMTPException | None = None
         try:
             await self._life.pause(item.attempts.delay)
@@ -292,14 +314,14 @@ class Crew:
 
     def _leave_out(self, item: Item, failure: Exception) -> None:
         """It would be next, and there is no connection for it."""
+        item.end(_own(failure))
         if item.is_known:
-            item.end(copy(failure))
             self._outlet.put(item)
 
     def _go_without(self, item: Item, failure: Exception) -> None:
         """It ends as far as it came, for there is no connection for another transaction."""
         if item.book.ledger.keys("not_sent"):
-            item.end(copy(failure))
+            item.end(_own(failure))
             self._outlet.put(item)
         else:
             self._finish(item)
@@ -310,6 +332,11 @@ class Crew:
         except SMTPException as error:
             item.end(error)
         self._outlet.put(item)
+
+
+def _own(failure: Exception) -> Exception:
+    """The same failure for another message, whose Delivery it will name."""
+    return copy(failure) if isinstance(failure, SMTPException) else failure
 
 
 class _Conveyor:
@@ -370,15 +397,12 @@ class _Conveyor:
             self._leases.took_message()
         except SMTPException as caught:
             error = caught
-            if item.again is None or not item.again.is_last:
-                ledger, is_stale = item.book.ledger, item.sending.is_stale
-                again = self._leases.again_after(
-                    error, item.job, ledger, claim, item.turn, is_stale=is_stale
-                )
-        except ValueError as failure:
-            # It cannot be written in 7bit, which is all that the server takes.
+            again = self._leases.again_after(error, item.sending, claim, item.turn, item.again)
+        except (ValueError, SourceFailed) as failure:
+            # It cannot be written in 7bit, which is all that the server takes; or not be read.
             self._aboard.popleft()
-            self._crew.give_up(item, failure)
+            error_of_it = failure.error if isinstance(failure, SourceFailed) else failure
+            self._crew.give_up(item, error_of_it)
             return
         # What comes next finds a connection that has served before.
         claim.was_used = True
@@ -407,7 +431,7 @@ class _Conveyor:
 
     def _equip(self, item: Item, call: Call) -> None:
         settings = self._leases.settings
-        pace = self._leases.pace
+        pace = self._leases.pace_of(item.again)
         item.sending = Sending(
             item.job, item.book.ledger, settings.pipelining, settings.chunking, pace
         )

@@ -12,7 +12,8 @@ The facts about a recipient move along these lines only::
 
 and back to not_sent, by `Ledger.start` and `Ledger.again`, for those that a further attempt asks
 again: never from accepted or in_doubt. Where a message leaves before its envelope is answered, the
-server's word that it ends the session takes it back from in_doubt too.
+server's word that it ends the session takes it back from in_doubt too; until it takes the message
+all the same.
 
 A reply may come after the end of a send: a cancelled one whose connection other tasks go on to
 use. Then in_doubt becomes what the server has said, in the Delivery too.
@@ -56,6 +57,7 @@ class Ledger:
         "error",
         "finals",
         "left_over",
+        "login_failures",
         "message_id",
         "phase",
         "receipt",
@@ -75,6 +77,8 @@ class Ledger:
         """The replies to the ends of the message: one for each transaction of this send."""
         self.left_over: tuple[str, ...] = ()
         """The recipients for whom the last transaction had no room."""
+        self.login_failures: int | None = None
+        """The last failed login, by its client's count, that this send was told of, if it was."""
         self.server = ""
         """The server that answered last, as ``"smtp.example.com:587"``."""
         self._facts: dict[str, tuple[Outcome, Reply | None]] = {}
@@ -94,7 +98,7 @@ class Ledger:
     def start(self, recipients: Iterable[str], *, all_or_nobody: bool = False) -> None:
         """A send begins: these recipients will be asked for, and nothing is known of them."""
         self._all_or_nobody = all_or_nobody
-        self.receipt = self.error = None
+        self.receipt = self.error = self.login_failures = None
         self.finals = []
         self.again(recipients)
 
@@ -139,9 +143,15 @@ class Ledger:
         )
 
     def learn(self, recipients: Iterable[str], outcome: Outcome, reply: Reply | None) -> None:
-        """A reply that comes after the end of its send ends a doubt, and changes nothing else."""
+        """A reply that comes after the end of its send ends a doubt.
+
+        And one that says yes is believed of whoever was taken back: a server that took the message
+        after all has it. Nobody's word counts for more than what a next send has begun.
+        """
+        is_taken = outcome == "accepted" and self.phase == "done"
         for key in recipients:
-            if self._facts[key][0] == "in_doubt":
+            known = self._facts[key][0]
+            if known == "in_doubt" or (known == "not_sent" and is_taken):
                 self._facts[key] = (outcome, reply)
 
     def finish(self, end: Receipt | BaseException) -> None:

@@ -6,14 +6,14 @@ defined state: after a refusal the connection goes on, after anything worse it i
 
 from __future__ import annotations
 
-import ssl
-
 from ._channel import Channel
 from ._clock import Clock
-from ._envelope import Content
+from ._envelope import Content, Stream
 from ._protocol import _commands
 from ._protocol._commands import Command
 from ._reply import Reply
+from ._sources import chunks_of
+from ._tls import Encryption
 from ._transfer import Body, send_body
 from .errors import (
     SMTPConnectError,
@@ -71,7 +71,9 @@ async def greet(channel: Channel, clock: Clock) -> None:
 
 
 async def hello(channel: Channel, clock: Clock, local_hostname: str) -> Reply:
-    """EHLO; HELO where that is refused (RFC 5321 section 3.2)."""
+    """EHLO; HELO where that is refused (RFC 5321 section 3.2); LHLO in LMTP, and nothing else."""
+    if channel.session.is_lmtp:
+        return await demand(channel, clock, _commands.lhlo(local_hostname), SMTPHeloError)
     ehlo = _commands.ehlo(local_hostname)
     reply = await ask(channel, clock, ehlo)
     if reply.is_positive:
@@ -84,7 +86,7 @@ async def hello(channel: Channel, clock: Clock, local_hostname: str) -> Reply:
 async def start_tls(
     channel: Channel,
     clock: Clock,
-    context: ssl.SSLContext,
+    encryption: Encryption,
     local_hostname: str,
     *,
     hint: str = "",
@@ -105,17 +107,18 @@ async def start_tls(
         raise channel.spoke_too_soon() from error
     if not reply.is_positive:
         raise located(SMTPTLSError(reply=reply), channel, _commands.STARTTLS)
-    await channel.encrypt(context)
+    await channel.encrypt(encryption)
     await hello(channel, clock, local_hostname)
     return reply
 
 
-async def transfer(channel: Channel, clock: Clock, content: Content) -> Reply:
+async def transfer(channel: Channel, clock: Clock, content: Content | Stream) -> Reply:
     """A message alone, after 354; the reply to its end, or SMTPDataError."""
     final: list[Reply] = []
     left: list[None] = []
+    extensions = channel.session.extensions
     body = Body(
-        content.chunks(),
+        chunks_of(content, takes_8bit=extensions.eight_bit_mime, takes_utf8=extensions.smtputf8),
         content.size,
         take_final=final.append,
         hand_over=lambda: left.append(None),

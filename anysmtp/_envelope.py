@@ -8,12 +8,21 @@ nothing is checked again; a `Receipt` says that it was sent.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from email.headerregistry import Address
 from email.message import Message
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, overload
+from os import PathLike
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    BinaryIO,
+    Generic,
+    Protocol,
+    TypeAlias,
+    overload,
+)
 
 from ._parameters import (
     BINARY,
@@ -87,8 +96,12 @@ Recipients: TypeAlias = AddressLike | Recipient | Iterable[AddressLike | Recipie
 """One recipient or several. A string is one address: ``"a@x, b@x"`` is a ValueError."""
 
 
-RawMessage: TypeAlias = bytes | bytearray | memoryview | str
-"""A message as it is: header section, blank line, body. A str is sent as UTF-8."""
+Octets: TypeAlias = bytes | bytearray | memoryview
+RawMessage: TypeAlias = (
+    Octets | str | PathLike[str] | BinaryIO | Iterable[Octets] | AsyncIterable[Octets]
+)
+"""A message as it is: header section, blank line, body. A str is text, sent as UTF-8; a file is
+open in binary mode, or named by a `pathlib.Path` or an `anyio.Path`; iterables yield octets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +141,29 @@ class Content(Protocol):
         ...
 
 
+class Stream:
+    """A message of which nothing is in memory."""
+
+    __slots__ = ()
+
+    size: int | None
+    """As a `Content` has it; None: that is not known before it was read."""
+    is_8bit: bool | None
+    """The same."""
+    is_utf8: bool
+    """Whether it is known that the header section needs SMTPUTF8."""
+
+    @property
+    def is_one_shot(self) -> bool:
+        """Whether it can be read once only."""
+        raise NotImplementedError
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it was."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A message with its envelope, checked and serialised: all that a transaction needs."""
@@ -135,7 +171,7 @@ class Job:
     sender: Mailbox | None
     """The reverse-path; None is the null one, ``<>``."""
     recipients: tuple[Mailbox, ...]
-    content: Content
+    content: Content | Stream
     downgrade: Callable[[], Awaitable[Content]] | None = None
     """Makes the same message in 7bit, for a server without 8BITMIME; None: it cannot be made."""
     fixed: str | None = None
@@ -147,6 +183,16 @@ class Job:
     rcpt_options: tuple[str, ...] = ()
     require_all: bool = False
     message_id: str | None = None
+
+    @property
+    def is_one_shot(self) -> bool:
+        """Whether it can be sent in one transaction only."""
+        return isinstance(self.content, Stream) and self.content.is_one_shot
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it cannot be sent any more."""
+        return isinstance(self.content, Stream) and self.content.is_spent
 
     @property
     def is_binary(self) -> bool:

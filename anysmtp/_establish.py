@@ -5,18 +5,16 @@ All of it has one deadline, ``Timeouts.connect``. Whatever ends it early closes 
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Awaitable, Callable
-
-import anyio
-from anyio import to_thread
 from anyio.streams.tls import TLSAttribute
 
 from . import _connect, _dialogue, _login, sasl
 from ._channel import Channel
 from ._clock import Clock
+from ._connect import Link
+from ._endpoint import Endpoint
 from ._monitor import Monitor
 from ._settings import Settings
+from ._tls import Encryption, encrypt
 from .errors import SMTPException, SMTPTLSError
 
 _STARTTLS_HINT = "; if it wants STARTTLS: tls='starttls'"
@@ -25,28 +23,19 @@ _NO_STARTTLS_HINT = (
 )
 
 
-class SharedContext:
-    """The TLS context of a client's connections: the caller's, or the default one, made once."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._context = settings.tls_context
-        self._verifies = settings.tls != "opportunistic"
-        self._loading = anyio.Lock()
-
-    async def get(self) -> ssl.SSLContext:
-        """Loading the default one reads files."""
-        async with self._loading:
-            if self._context is None:
-                self._context = await to_thread.run_sync(
-                    lambda: _connect.create_tls_context(validate_certs=self._verifies)
-                )
-            return self._context
+def encryption_of(settings: Settings) -> Encryption:
+    """The TLS of a client; where a certificate is pinned, that takes the authorities' place."""
+    return Encryption(
+        settings.tls_context,
+        verify=settings.tls != "opportunistic" and not settings.pins,
+        pins=settings.pins,
+    )
 
 
 async def establish(
     settings: Settings,
     clock: Clock,
-    tls_context: Callable[[], Awaitable[ssl.SSLContext]],
+    encryption: Encryption,
     monitor: Monitor,
 ) -> Channel:
     """Open a connection and make it ready for mail.
@@ -56,39 +45,51 @@ async def establish(
     """
     clock.hold(settings.timeouts.connect, "the connection")
     with monitor.connecting():
-        link = await _connect.open_link(settings.endpoint)
+        link = await _open(settings.endpoint, clock)
         try:
             if settings.tls == "implicit":
-                context = await tls_context()
-                await _connect.encrypt(link, context, monitor, hint=_STARTTLS_HINT)
-            channel = Channel(link, settings.timeouts, monitor)
+                await encryption.load()
+                await encrypt(link, encryption, monitor, hint=_STARTTLS_HINT)
+            channel = Channel(link, settings.timeouts, monitor, is_lmtp=settings.is_lmtp)
             async with channel.turn():
-                await _make_ready(channel, clock, settings, tls_context)
+                await _make_ready(channel, clock, settings, encryption)
         except BaseException as error:
             await _connect.close(link)
             if isinstance(error, SMTPException):
                 error.connection_closed = True
             raise
     clock.release()
+    encryption.keep_session(link.stream)
     channel.is_in_service = True
     monitor.connected(link.stream.extra(TLSAttribute.tls_version, "no TLS"))
     return channel
+
+
+async def _open(endpoint: Endpoint, clock: Clock) -> Link:
+    if endpoint.proxy is not None:
+        clock.hint = f" (by way of the proxy {endpoint.proxy})"
+    try:
+        link = await _connect.open_link(endpoint)
+    except SMTPException:
+        clock.hint = ""
+        raise
+    clock.hint = ""
+    return link
 
 
 async def _make_ready(
     channel: Channel,
     clock: Clock,
     settings: Settings,
-    tls_context: Callable[[], Awaitable[ssl.SSLContext]],
+    encryption: Encryption,
 ) -> None:
     name = settings.local_hostname or _connect.local_hostname(channel.link)
     await _dialogue.greet(channel, clock)
     await _dialogue.hello(channel, clock, name)
     if _wants_starttls(channel, settings):
         try:
-            await _dialogue.start_tls(
-                channel, clock, await tls_context(), name, hint=_NO_STARTTLS_HINT
-            )
+            await encryption.load()
+            await _dialogue.start_tls(channel, clock, encryption, name, hint=_NO_STARTTLS_HINT)
         except SMTPTLSError:
             # A refusal, and not a handshake that failed: RFC 7435 section 3 goes on in clear.
             if settings.tls != "opportunistic" or not channel.is_open:
@@ -110,7 +111,7 @@ def _wants_starttls(channel: Channel, settings: Settings) -> bool:
     extensions = channel.session.extensions
     if settings.tls in ("implicit", "off"):
         return False
-    if settings.tls == "starttls":
+    if settings.tls == "starttls" or settings.pins:
         return True
     if settings.tls == "opportunistic":
         return extensions.starttls

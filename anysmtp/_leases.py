@@ -25,15 +25,15 @@ import anyio
 from ._channel import Channel, WornOut
 from ._clock import Clock
 from ._delivery import Ledger
-from ._envelope import Job
-from ._establish import SharedContext, establish
+from ._establish import encryption_of, establish
 from ._farewell import close_all, quit_all
 from ._lifecycle import Call, Lifecycle
 from ._monitor import Monitor
 from ._pool import Claim, Pool
+from ._protocol._extensions import Extensions
 from ._protocol._transaction import MAX_FLIGHT
 from ._rate import Pace
-from ._sending import WINDOW
+from ._sending import WINDOW, Sending
 from ._settings import Settings
 from ._tasks import task_id
 from ._turns import Turn
@@ -41,13 +41,25 @@ from .errors import (
     SMTPAuthenticationError,
     SMTPConnectError,
     SMTPException,
+    SMTPHeloError,
     SMTPServerDisconnected,
     SMTPTimeoutError,
 )
 
 # What servers say to MAIL on a connection too many: Exchange 432 4.3.2 "Concurrent connections
-# limit exceeded", Gmail 421 4.7.0 "Too many concurrent SMTP connections".
-_TOO_MANY_CONNECTIONS = re.compile(r"\bconnections?\b", re.IGNORECASE)
+# limit exceeded", Gmail 421 4.7.0 "Too many concurrent SMTP connections". A connection alone can be
+# any: the one to a policy server that failed, or this one, which has had too many messages.
+_TOO_MANY_CONNECTIONS = re.compile(
+    r"(too many|concurrent|simultaneous|parallel|maximum|max|limit|exceed\w*)\b.*\bconnections\b"
+    r"|\bconnections\b.*\b(limit|maximum|exceed)|\bconnection (count )?limit\b",
+    re.IGNORECASE,
+)
+
+# How many connections a message tries where the server says so: between two messages another
+# client, or another connection of this one, may have taken the place.
+_PATIENCE = 3
+# How one connection too many ends, before it has come to TLS or to a login.
+_TURNED_AWAY = (SMTPConnectError, SMTPHeloError, SMTPServerDisconnected, SMTPTimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,10 @@ class Again:
     reason: str
     is_last: bool = False
     """Whether it gets a fresh connection, and no other one after that."""
+    turned_away: int = 0
+    """How often the server said to it that there are too many connections."""
+    has_begun: bool = False
+    """Whether it had its turn by the rate, on a connection that was gone by then."""
 
 
 class Leases:
@@ -73,7 +89,7 @@ class Leases:
         )
         self._life = life
         self.monitor = Monitor(life.server, settings.observer)
-        self._tls_context = SharedContext(settings)
+        self._encryption = encryption_of(settings)
         self.pace = None if limits.rate is None else Pace(limits.rate)
         """Who may begin a message when."""
         self._login_failures = 0
@@ -125,31 +141,43 @@ class Leases:
     def again_after(
         self,
         error: SMTPException,
-        job: Job,
-        ledger: Ledger,
+        sending: Sending,
         claim: Claim[Channel],
         turn: Turn,
-        *,
-        is_stale: bool,
+        before: Again | None,
     ) -> Again | None:
         """Whether a message that has failed so is sent again, without the caller seeing it.
 
-        ``is_stale``: its refusal was one of the connection.
+        ``before``: why it is on this connection, if it was sent again already.
         """
         channel = claim.connection
         assert channel is not None
-        if ledger.is_any("in_doubt", (recipient.given for recipient in job.recipients)):
+        if (before is not None and before.is_last) or not sending.can_be_repeated:
             return None
+        turned_away = 0 if before is None else before.turned_away
         if isinstance(error, WornOut):
-            return Again("the connection takes no other message")
-        if self.pool.size > 1 and _is_too_many_connections(error):
-            self.pool.lower(self.pool.size - 1, anyio.current_time())
+            return Again("the connection takes no other message", turned_away=turned_away)
+        if turned_away < _PATIENCE and self.pool.size > 1 and _is_too_many_connections(error):
+            # It may be the message that the server means: one is believed no more than once.
+            if not turned_away:
+                self.pool.lower(self.pool.size - 1, anyio.current_time())
             channel.is_stale = True
-            return Again("the server wants fewer connections")
-        is_lost = is_stale or isinstance(error, SMTPServerDisconnected)
-        if is_lost and (claim.was_used or turn.has_boarded):
-            return Again("the connection was worn out, taking a new one", is_last=True)
+            return Again("the server wants fewer connections", turned_away=turned_away + 1)
+        is_gone = isinstance(error, SMTPServerDisconnected)
+        is_old = claim.was_used or turn.has_boarded or channel.has_rested
+        if is_old and (is_gone or sending.is_stale):
+            reason = "the connection was worn out, taking a new one"
+            return Again(reason, is_last=True, has_begun=is_gone and error.reply is None)
         return None
+
+    def pace_of(self, again: Again | None) -> Pace | None:
+        """What a message has to wait for before it begins."""
+        return None if again is not None and again.has_begun else self.pace
+
+    def offered_in_use(self) -> Extensions | None:
+        """What the server offers on a connection that somebody uses, if there is one."""
+        channels = (channel for channel in self.pool.connections_in_use() if channel.is_open)
+        return next((channel.session.extensions for channel in channels), None)
 
     def took_message(self) -> None:
         """The server took a message."""
@@ -183,16 +211,13 @@ class Leases:
         """Open a connection; False if the claim waits for another one instead."""
         # Whoever is asked for a token may send a message.
         claim.holder = claim.holder or task_id()
-        if self._login_failures > login_failures:
-            # It was waiting for this very login: another try would count against the account.
-            assert self._login_failure is not None
-            raise copy(self._login_failure)
+        self._join_failed_login(ledger, login_failures)
         if ledger is not None:
             ledger.phase = "connecting"
         try:
             channel = await self._establish(call)
         except SMTPException as error:
-            self._remember(error)
+            self._remember(error, ledger)
             call.release()
             if not self._may_wait_after(error) or not self.pool.refused(
                 claim, anyio.current_time()
@@ -214,28 +239,48 @@ class Leases:
 
     async def _establish(self, call: Call) -> Channel:
         if not self.pool.open:
-            return await establish(self.settings, call, self._tls_context.get, self.monitor)
+            return await establish(self.settings, call, self._encryption, self.monitor)
         # A clock of its own: where others are open, its end is not the end of the call.
         with Clock(self._life.server) as clock:
-            return await establish(self.settings, clock, self._tls_context.get, self.monitor)
+            return await establish(self.settings, clock, self._encryption, self.monitor)
 
-    def _remember(self, error: SMTPException) -> None:
+    def _join_failed_login(self, ledger: Ledger | None, login_failures: int) -> None:
+        """Raise the failure of a login that was tried while this one waited for it.
+
+        So that one that fails for now is tried once per pause of a `Retry`, and not once for each
+        message: a pause is such a wait too.
+        """
+        if ledger is not None and ledger.login_failures is not None:
+            login_failures = ledger.login_failures
+        if self._login_failures > login_failures:
+            # It was waiting for this very login: another try would count against the account.
+            assert self._login_failure is not None
+            self._tell_of_login(ledger)
+            raise copy(self._login_failure)
+
+    def _remember(self, error: SMTPException, ledger: Ledger | None) -> None:
         """A login that failed is not tried by those who waited for it to work."""
         if isinstance(error, SMTPAuthenticationError):
             self.pool.opens_one_first = True
             self._login_failures += 1
             # As it is now: once its send has ended, it says what became of that message.
             self._login_failure = copy(error)
+            self._tell_of_login(ledger)
+
+    def _tell_of_login(self, ledger: Ledger | None) -> None:
+        if ledger is not None:
+            ledger.login_failures = self._login_failures
 
     def _may_wait_after(self, error: SMTPException) -> bool:
         """Whether a connection was refused because of those that there are.
 
-        A reply may say so; a server that is known to work may just not answer, or hang up.
+        A reply for now may say so. A server that is known to work may just not answer, or hang up,
+        or turn away one more by a greeting that says no for ever ("554 too many connections from
+        you"). A wrong password, and a certificate that is, are what they are.
         """
-        if error.reply is not None:
-            return error.reply.is_transient
-        is_silent = isinstance(error, (SMTPConnectError, SMTPServerDisconnected, SMTPTimeoutError))
-        return is_silent and self.pool.open > 0
+        if error.reply is not None and error.reply.is_transient:
+            return True
+        return isinstance(error, _TURNED_AWAY) and self.pool.open > 0
 
     def _next_passenger(self, channel: Channel) -> Turn | None:
         """Who waits first for a connection, if he has a message that may ride along."""

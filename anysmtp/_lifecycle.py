@@ -39,6 +39,11 @@ class Lifecycle:
         self._ended = Bell()
         self._loop: lowlevel.EventLoopToken | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be done any more, not even for what was let in."""
+        return self.state == "closed"
+
     def check_loop(self) -> None:
         """RuntimeError in another event loop than the first one."""
         loop = lowlevel.current_token()
@@ -47,10 +52,14 @@ class Lifecycle:
         elif self._loop != loop:
             raise RuntimeError("the client belongs to another event loop: make one for this loop")
 
-    def check_open(self) -> None:
+    def check_state(self) -> None:
         """RuntimeError if the client lets in nothing new."""
         if self.state in ("closing", "closed"):
             raise RuntimeError("the client is closed: make a new one")
+
+    def check_open(self) -> None:
+        """RuntimeError if it lets in nothing new, or nothing of this event loop."""
+        self.check_state()
         self.check_loop()
 
     def admit(self) -> Admitted:
@@ -62,7 +71,7 @@ class Lifecycle:
         """Stands around a call; ``admitted``, if it is part of a send that was let in before."""
         if not admitted:
             self.check_open()
-        elif self.state == "closed":
+        elif self.is_over:
             raise SMTPServerDisconnected(
                 self._reason, server=self.server, outcome="not_sent", connection_closed=True
             )

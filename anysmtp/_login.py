@@ -20,12 +20,13 @@ from typing import TypeVar
 
 from anyio import to_thread
 
-from . import _connect, _dialogue
+from . import _dialogue
 from ._channel import Channel
 from ._clock import Clock
 from ._protocol import _commands
 from ._protocol._commands import Command
 from ._reply import Reply
+from ._tls import channel_bindings
 from .errors import SMTPAuthenticationError, SMTPException, SMTPProtocolError
 from .sasl import Context, Exchange, Mechanism, TokenMechanism, choose
 
@@ -69,7 +70,7 @@ def context_of(channel: Channel) -> Context:
         hostname=link.hostname,
         port=link.port,
         offered=channel.session.extensions.auth,
-        channel_bindings=_connect.channel_bindings(link.stream),
+        channel_bindings=channel_bindings(link.stream),
     )
 
 

@@ -32,12 +32,12 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ._attempts import Attempts
 from ._bell import Bell
+from ._book import Asked, Book
 from ._crew import Crew, Item
 from ._delivery import Delivery, ledger_of
 from ._envelope import Job, Mail
 from ._leases import Leases
 from ._lifecycle import Lifecycle
-from ._mailer import Asked, Book
 from ._tasks import first_error, task_id
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ Prepare: TypeAlias = Callable[[Mail[Any], Book], Awaitable[Job]]
 
 # Mails taken from the source whose deliveries were not taken: several windows of small messages.
 READ_AHEAD = 100
-# Mails after which others get to run, if taking them did not wait.
+# Mails, or deliveries, after which others get to run, if taking them did not wait.
 _TURN = 16
 
 _END = object()
@@ -70,7 +70,7 @@ def send_many(
     life: Lifecycle,
     prepare: Prepare,
     *,
-    ordered: bool,
+    ordered: Any,
     read_ahead: Any,
 ) -> SendMany[Any]:
     """What `SMTP.send_many` returns. ``prepare`` serialises a mail."""
@@ -78,7 +78,9 @@ def send_many(
         raise TypeError(f"read_ahead is a number, not {read_ahead!r}")
     if read_ahead < 1:
         raise ValueError(f"read_ahead is 1 or more, not {read_ahead}")
-    life.check_open()
+    if not isinstance(ordered, bool):
+        raise TypeError(f"ordered is a bool, not {ordered!r}")
+    life.check_state()
     source = _source_of(mails)
 
     def begin(group: TaskGroup) -> _Stream:
@@ -178,7 +180,7 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         self._is_exhausted = False
         self._is_left = False
         self._is_told = False  # whether the caller has seen the error that ended it
-        self._failure: Exception | None = None  # of the source
+        self._failure: BaseException | None = None  # of the source
 
     def leave(self) -> None:
         """The caller has left."""
@@ -186,14 +188,17 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         self._outlet.ring()
 
     def abandon(self) -> None:
-        """Nobody is at work any more."""
+        """Nothing is under way any more."""
         self._crew.abandon()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Delivery[Any]:
-        await checkpoint_if_cancelled()
+        if self._taken % _TURN:
+            await checkpoint_if_cancelled()
+        else:
+            await checkpoint()
         while self._outlet.is_empty:
             if self._is_over():
                 raise self._end()
@@ -214,9 +219,9 @@ class _Stream(AsyncIterator[Delivery[Any]]):
             return self._outlet.is_empty
         return self._is_exhausted and self._taken == self._pulled
 
-    def _end(self) -> Exception:
+    def _end(self) -> BaseException:
         """How the ``async for`` ends: by an error once, if it was not left before."""
-        error = self._crew.failure or self._failure
+        error: BaseException | None = self._crew.failure or self._failure
         if error is None or self._is_told or self._is_left:
             return StopAsyncIteration()
         self._is_told = True
@@ -232,6 +237,11 @@ class _Stream(AsyncIterator[Delivery[Any]]):
                 await self._pull_sync(source)
         except Exception as error:
             if self._is_left:
+                raise
+            self._failure = _of_the_source(error)
+        except anyio.get_cancelled_exc_class() as error:
+            # Of a task of asyncio's that the source awaited, if nobody has cancelled this one.
+            if anyio.get_current_task().has_pending_cancellation():
                 raise
             self._failure = error
         self._is_exhausted = True
@@ -280,6 +290,15 @@ class _Stream(AsyncIterator[Delivery[Any]]):
             self._crew.put_in_line(item)
 
 
+def _of_the_source(error: Exception) -> Exception:
+    """The error, unless it would end the ``async for`` as if all was well (see PEP 479)."""
+    if not isinstance(error, StopAsyncIteration):
+        return error
+    failure = RuntimeError("the source of the mails raised StopAsyncIteration")
+    failure.__cause__ = error
+    return failure
+
+
 class _Intake:
     """What becomes of a mail before it is put in line."""
 
@@ -295,13 +314,18 @@ class _Intake:
         asked = Asked(
             {"envelope": mail.envelope, "delivery": item.delivery},
             require_all=self._settings.require_all,
+            signers=self._settings.signers,
         )
         if isinstance(message, Message):
             item.book = asked.book_for_object(message, self._monitor)
         else:
             item.book = asked.book(self._monitor)
         item.book.__enter__()
-        job = await self._prepare(mail, item.book)
+        try:
+            job = await self._prepare(mail, item.book)
+        except BaseException as error:
+            item.end(error)
+            raise
         item.attempts = Attempts(job, item.book.ledger, self._settings.retry)
 
 

@@ -81,9 +81,9 @@ class Monitor:
             raise
         self._tell(LoginEvent, since)
 
-    def encrypted(self, since: Since, version: str | None, cipher: str | None) -> None:
+    def encrypted(self, since: Since, version: str, cipher: str, *, is_resumed: bool) -> None:
         """TLS was put on a connection."""
-        self._tell(TLSEvent, since, version=version, cipher=cipher)
+        self._tell(TLSEvent, since, version=version, cipher=cipher, is_resumed=is_resumed)
 
     def not_encrypted(self, since: Since, error: BaseException) -> None:
         """A TLS handshake failed, or was cancelled."""

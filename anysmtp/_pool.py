@@ -30,10 +30,10 @@ OPENED_AT_ONCE = 5
 # Seconds before a server that refused a connection is asked for one more; doubled each time.
 FIRST_PAUSE = 10.0
 LONGEST_PAUSE = 640.0
-
-
 # So many use one connection together at most: more would wait there while another becomes idle.
 MAX_SHARE = 16
+# Taken from the number of a claim that has waited before: more than claims are ever counted, so
+# that all of those come before all others, and in their own order.
 _IN_FRONT = 2**60
 
 
@@ -312,6 +312,9 @@ class Pool(Generic[C]):
     def connections(self) -> list[C]:
         """All connections, idle and in use."""
         return [slot.connection for slot in self._slots if slot.connection is not None]
+
+    def connections_in_use(self) -> list[C]:
+        return [held.connection for held in self._granted if held.connection is not None]
 
     def is_held_by(self, holder: object) -> bool:
         return any(held.holder == holder for held in self._granted)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from email.message import Message
 from typing import TYPE_CHECKING, cast, overload
 
+from ._book import SendOptions
 from ._client import SMTP
 from ._envelope import AddressLike, Envelope, RawMessage, Receipt, Recipients
-from ._mailer import SendOptions
 from ._settings import Options
 
 if TYPE_CHECKING:

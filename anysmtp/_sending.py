@@ -20,9 +20,10 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ._channel import Channel
 from ._clock import Clock
 from ._delivery import Ledger
-from ._envelope import Content, Job
+from ._envelope import Content, Job, Stream
 from ._protocol._commands import Command
 from ._protocol._demands import needs_downgrade
+from ._protocol._lmtp import LMTPTransaction
 from ._protocol._session import Awaited, Sink
 from ._protocol._transaction import (
     EAGER_SIZE,
@@ -32,7 +33,8 @@ from ._protocol._transaction import (
     Transaction,
 )
 from ._rate import Pace
-from ._transfer import Body, send_body
+from ._sources import chunks_of
+from ._transfer import Body, send_body, send_in_chunks
 from ._turns import Turn
 from .errors import SMTPException, SMTPServerDisconnected
 
@@ -69,7 +71,7 @@ class Sending:
         self._pipelining: Pipelining = pipelining
         self._chunking: Chunking = chunking
         self._pace = pace
-        self._content: Content = job.content
+        self._content: Content | Stream = job.content
         self._channel: Channel | None = None
         self._transaction: Transaction | None = None
         self._last: Awaited | None = None
@@ -84,6 +86,12 @@ class Sending:
     def is_stale(self) -> bool:
         """Whether the server has refused the connection, not the message."""
         return self._transaction is not None and self._transaction.is_stale
+
+    @property
+    def can_be_repeated(self) -> bool:
+        """Whether the message is still there, and the server certainly does not have it."""
+        keys = (recipient.given for recipient in self._job.recipients)
+        return not self._job.is_spent and not self._ledger.is_any("in_doubt", keys)
 
     def board(self, channel: Channel, turn: Turn) -> bytes:
         """Begin with somebody else's write: the first flight's octets, or nothing if it cannot."""
@@ -161,13 +169,19 @@ class Sending:
         clock.stop()
         self._ledger.phase = "waiting"
         is_alone = channel.session.is_quiet
+        if not pace.may_begin_now:
+            channel.has_rested = True
+            # Where the server may have gone away meanwhile, the message is not staked on a guess;
+            # and the round trip is nothing against the wait.
+            self._pipelining = "auto" if self._pipelining == "eager" else self._pipelining
         if not await pace.begin(lambda: not is_alone or channel.looks_alive()):
             raise channel.worn_out()
         channel.check_open()
 
     def _plan(self, channel: Channel) -> None:
         session = channel.session
-        self._transaction = Transaction(
+        kind = LMTPTransaction if session.is_lmtp else Transaction
+        self._transaction = kind(
             self._job,
             self._content,
             session.extensions,
@@ -194,12 +208,13 @@ class Sending:
         if self._last is None:
             channel.messages += 1
         lines = [command.line for command, _ in flight]
-        if transaction.is_eager:
-            octets = self._content.size
+        content = self._content
+        if transaction.is_eager and not isinstance(content, Stream):
+            octets = content.size
             self._last = channel.post(flight, turn, octets)[-1]
             transaction.hand_over()
             self._ledger.bytes_sent = octets
-            lines += self._content.chunks()
+            lines += content.chunks()
         else:
             self._last = channel.post(flight, turn)[-1]
         return b"".join(lines)
@@ -259,15 +274,20 @@ class Sending:
         def progress(octets: int) -> None:
             ledger.bytes_sent += octets
 
+        content = self._content
+        takes_8bit = channel.session.extensions.eight_bit_mime
         body = Body(
-            self._content.chunks(),
-            self._content.size,
+            chunks_of(content, takes_8bit=takes_8bit, takes_utf8=transaction.is_utf8),
+            content.size,
             take_final=transaction.take_final,
             hand_over=transaction.hand_over,
             progress=progress,
             chunk=transaction.chunk,
         )
-        await send_body(channel, body, clock, take_along=True)
+        if transaction.is_chunked and transaction.chunk is None:
+            await send_in_chunks(channel, body, clock)
+        else:
+            await send_body(channel, body, clock, take_along=True)
         channel.is_stale |= transaction.wears_out
 
     def _has_room(self, channel: Channel) -> bool:
@@ -276,8 +296,10 @@ class Sending:
         if not session.awaited:
             return True
         replies = min(len(self._job.recipients) + 3, MAX_FLIGHT)
-        may_be_eager = self._pipelining == "eager" and self._content.size <= EAGER_SIZE
-        octets = self._content.size if may_be_eager else 0
+        size = self._content.size
+        octets = 0
+        if self._pipelining == "eager" and size is not None and size <= EAGER_SIZE:
+            octets = size
         is_room = session.unanswered + octets <= WINDOW or not session.unanswered
         return is_room and session.awaits + replies <= MAX_FLIGHT
 

@@ -8,25 +8,27 @@ out. Wrong input is a ValueError or TypeError here, before anything is opened.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
-from pathlib import PurePath
-from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
-from urllib.parse import parse_qsl, unquote, urlsplit
+from inspect import iscoroutinefunction
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from anyio.abc import ByteStreamConnectable
 
 from . import _clock, sasl
 from ._attempts import Retry
+from ._book import no_such_option
 from ._clock import Timeouts, timeouts_of
-from ._connect import Endpoint
-from ._grammar import CONTROLS, LOCAL_HOSTNAME
-from ._mailer import no_such_option
+from ._endpoint import Endpoint, Proxy, checked_hostname, checked_port
+from ._grammar import LOCAL_HOSTNAME
 from ._protocol._transaction import Chunking, Pipelining
+from ._signing import Signer, Signers, signers_of
+from ._urls import proxy_from_url
+from ._wishes import wrong_type
 from .events import Observer
 
 TLSMode: TypeAlias = Literal["auto", "implicit", "starttls", "opportunistic", "off"]
@@ -53,7 +55,7 @@ class Limits:
         if self.max_messages_per_connection is not None:
             _checked_count("max_messages_per_connection", self.max_messages_per_connection)
         if self.keepalive_expiry is not None:
-            _checked_seconds("keepalive_expiry", self.keepalive_expiry)
+            _checked_seconds("keepalive_expiry", self.keepalive_expiry, "and finite (None: never)")
         if self.rate is not None:
             if not _is_pair(self.rate):
                 raise TypeError(f"rate is (messages, seconds), not {self.rate!r}")
@@ -76,6 +78,11 @@ class Options(TypedDict, total=False):
     """What to verify by, and the client's certificate; see `create_tls_context`. The default,
     the system's authorities, is loaded once per client, in a worker thread."""
 
+    fingerprint: str | Iterable[str] | None
+    """The certificate that the server must have, or several of which one, by ``"sha256:"`` and the
+    hexadecimal digits of its SHA-256, colons between them or not. It stands in place of the
+    authorities; with a ``tls_context`` both are asked. TLS is required then, whatever ``tls``."""
+
     username: str | None
     """For the login: the client picks the strongest mechanism that the server offers."""
 
@@ -94,6 +101,15 @@ class Options(TypedDict, total=False):
 
     source_address: str | tuple[str, int] | None
     """The local address to connect from: a host, or host and port."""
+
+    proxy: str | None
+    """The URL of a proxy to connect through: ``socks5://`` (names are looked up here),
+    ``socks5h://`` (the proxy looks them up), ``socks4a://``, ``http://`` or ``https://`` (CONNECT;
+    the latter speaks TLS with the proxy too), with user name and password percent-encoded. TLS with
+    the mail server runs inside. Needs the extra ``proxy``; ImportError without it."""
+
+    proxy_tls_context: ssl.SSLContext | None
+    """What to verify an ``https://`` proxy by; by default the system's authorities."""
 
     connectable: ByteStreamConnectable | os.PathLike[str] | None
     """What to connect through instead of TCP: the path of a unix socket, or anything of anyio's
@@ -127,6 +143,10 @@ class Options(TypedDict, total=False):
     limits: Limits
     """How many connections, and how many messages; see `Limits`."""
 
+    sign: Signers | None
+    """Who signs each message, called in a worker thread with the octets that would be sent: such
+    as an `anysmtp.dkim.DKIMSigner`."""
+
     retry: Retry | None
     """Whether and when messages that were refused for now are sent again; not by default."""
 
@@ -152,8 +172,10 @@ class Settings:
     """What the options come to."""
 
     endpoint: Endpoint
+    is_lmtp: bool
     tls: TLSMode
     tls_context: ssl.SSLContext | None
+    pins: frozenset[str]
     mechanisms: tuple[sasl.Mechanism, ...]
     allow_plaintext_auth: bool
     local_hostname: str | None
@@ -164,10 +186,11 @@ class Settings:
     chunking: Chunking
     limits: Limits
     retry: Retry | None
+    signers: tuple[Signer, ...]
     observer: Observer | None
 
 
-def settle(hostname: str, port: int | None, options: Options) -> Settings:
+def settle(hostname: str, port: int | None, options: Options, *, is_lmtp: bool = False) -> Settings:
     """Check the options, and work out what depends on what."""
     if unknown := set(options) - set(Options.__annotations__):
         raise no_such_option(unknown, Options, _INSTEAD)
@@ -178,14 +201,20 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
     mechanisms = _mechanisms(options)
     if tls == "off" and context is not None:
         raise ValueError("a tls_context is of no use with tls='off'")
+    if (pins := _pins(options.get("fingerprint"))) and tls in ("off", "opportunistic"):
+        raise ValueError(f"a fingerprint demands TLS, tls={tls!r} does not")
     if tls == "opportunistic" and mechanisms:
         raise ValueError("tls='opportunistic' may be no encryption at all: no login with it")
-    if port is None:
+    if is_lmtp:
+        _check_lmtp_port(port, options)
+    elif port is None:
         port = _default_port(tls, bool(mechanisms))
     return Settings(
-        endpoint=_endpoint(hostname, _checked_port(port), options),
+        endpoint=_endpoint(hostname, None if port is None else checked_port(port), options),
+        is_lmtp=is_lmtp,
         tls="implicit" if tls == "auto" and port == 465 else tls,
         tls_context=context,
+        pins=pins,
         mechanisms=mechanisms,
         allow_plaintext_auth=_flag("allow_plaintext_auth", options, False),
         local_hostname=_local_hostname(options.get("local_hostname")),
@@ -196,85 +225,18 @@ def settle(hostname: str, port: int | None, options: Options) -> Settings:
         chunking=chunking,
         limits=_instance("limits", options.get("limits"), Limits) or Limits(),
         retry=_instance("retry", options.get("retry"), Retry),
+        signers=signers_of(options.get("sign") or ()),
         observer=_function("observer", options.get("observer")),
     )
 
 
-# The schemes of `from_url`, and what each says of ``tls``.
-_SCHEMES: Mapping[str, TLSMode | None] = {
-    "smtp": None,
-    "smtp+starttls": "starttls",
-    "smtps": "implicit",
-    "smtp+unix": None,
-}
-# The keys of its query: how each is read, and what that takes.
-_QUERY: Mapping[str, tuple[Callable[[str], Any], str]] = {
-    "local_hostname": (str, "a name"),
-    "timeout": (float, "a number of seconds"),
-    "require_all": ({"true": True, "false": False}.__getitem__, "true or false"),
-    "pipelining": (str, "auto, eager or off"),
-    "chunking": (str, "auto, always or off"),
-}
-
-
-def from_url(url: str) -> tuple[str, int | None, Options]:
-    """A URL as hostname, port and options. A ValueError never shows it: it may have a password."""
-    if not isinstance(url, str):
-        raise TypeError(f"a URL is a str, not {type(url).__name__}")
-    try:
-        return _from_url(url)
-    except ValueError as error:
-        reason = str(error) if type(error) is _URLError else "it cannot be parsed"
-        raise ValueError(f"not the URL of a server: {reason}") from None
-
-
-class _URLError(ValueError):
-    """What is wrong with a URL, in words that do not repeat it."""
-
-
-def _from_url(url: str) -> tuple[str, int | None, Options]:
-    # `urlsplit` would take some of them out without a word.
-    if CONTROLS.search(url):
-        raise _URLError("it has a control character")
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES:
-        raise _URLError(f"the scheme is one of {', '.join(_SCHEMES)}")
-    options: Options = {}
-    if (tls := _SCHEMES[parts.scheme]) is not None:
-        options["tls"] = tls
-    query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    if {key for key, _ in query} - set(_QUERY):
-        raise _URLError(f"the query has a key that is none of {', '.join(_QUERY)}")
-    for key, value in query:
-        if key in options:
-            raise _URLError(f"the query has {key} twice")
-        read, kind = _QUERY[key]
-        try:
-            cast("dict[str, Any]", options)[key] = read(value)
-        except (ValueError, KeyError):
-            raise _URLError(f"{key} in the query is {kind}") from None
-    if parts.username is not None:
-        options["username"] = unquote(parts.username)
-    if parts.password is not None:
-        options["password"] = unquote(parts.password)
-    hostname = unquote(parts.hostname or "")
-    if parts.scheme.endswith("+unix"):
-        if not parts.path.startswith("/") or parts.fragment:
-            raise _URLError("the path of a unix socket starts with /, and there is no fragment")
-        options["connectable"] = PurePath(unquote(parts.path))
-        hostname = hostname or "localhost"
-    elif parts.path not in ("", "/") or parts.fragment or not hostname:
-        raise _URLError(
-            "it has a host, a port and a query, no path and no fragment (in a password / is %2F "
-            "and # is %23)"
-        )
-    # Checked here, where what is wrong with it is not shown: it may be a password that got there.
-    return _checked_hostname(hostname), parts.port, options
-
-
 def _function(name: str, value: Any) -> Any:
-    if value is not None and not callable(value):
+    if value is None:
+        return None
+    if not callable(value):
         raise TypeError(f"{name} is a function, not {value!r}")
+    if iscoroutinefunction(value) or iscoroutinefunction(value.__call__):
+        raise TypeError(f"{name} is a function, not an async one: nobody would await it")
     return value
 
 
@@ -293,11 +255,11 @@ def _checked_count(name: str, number: Any) -> None:
         raise ValueError(f"{name} is 1 or more, not {number}")
 
 
-def _checked_seconds(name: str, seconds: Any) -> None:
+def _checked_seconds(name: str, seconds: Any, hint: str = "and finite") -> None:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(f"{name} is a number of seconds, not {seconds!r}")
     if not 0 < seconds < float("inf"):
-        raise ValueError(f"{name} is above 0 seconds, not {seconds!r}")
+        raise ValueError(f"{name} is above 0 seconds {hint}, not {seconds!r}")
 
 
 def _one_of(name: str, value: Any, choices: Any) -> Any:
@@ -308,7 +270,7 @@ def _one_of(name: str, value: Any, choices: Any) -> Any:
 
 def _instance(name: str, value: Any, kind: type) -> Any:
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} is a {kind.__name__}, not {type(value).__name__}")
+        raise wrong_type(name, kind, type(value).__name__)
     return value
 
 
@@ -338,6 +300,38 @@ def _mechanisms(options: Options) -> tuple[sasl.Mechanism, ...]:
     return sasl.from_password(username, password)
 
 
+def _check_lmtp_port(port: int | None, options: Options) -> None:
+    if port is None and options.get("connectable") is None:
+        raise ValueError(
+            "LMTP has no port of its own: port=, or the path of a unix socket as connectable="
+        )
+    if port == 25:
+        # RFC 2033 section 5.
+        raise ValueError("port 25 is SMTP's, and not for LMTP")
+
+
+# Colons between the octets are how openssl and others write it.
+_FINGERPRINT = re.compile(r"sha256:((?:[0-9a-f]{2}:?){31}[0-9a-f]{2})", re.IGNORECASE)
+
+
+def _pins(given: Any) -> frozenset[str]:
+    """Fingerprints as `TLSInfo` has them."""
+    if given is None:
+        return frozenset()
+    several = (given,) if isinstance(given, str) else tuple(given)
+    if not several:
+        raise ValueError("fingerprint has none: leave it out to trust the authorities")
+    return frozenset(map(_pin, several))
+
+
+def _pin(fingerprint: Any) -> str:
+    if not isinstance(fingerprint, str):
+        raise TypeError(f"a fingerprint is a str, not {type(fingerprint).__name__}")
+    if (found := _FINGERPRINT.fullmatch(fingerprint)) is None:
+        raise ValueError(f"not sha256: and 64 hexadecimal digits: {fingerprint!r}")
+    return "sha256:" + found[1].replace(":", "").lower()
+
+
 def _default_port(tls: TLSMode, has_credentials: bool) -> int:
     """RFC 8314 section 3: submission is 465 or 587; 25 is relay between servers."""
     if tls == "implicit":
@@ -345,37 +339,11 @@ def _default_port(tls: TLSMode, has_credentials: bool) -> int:
     return 587 if tls == "starttls" or (tls == "auto" and has_credentials) else 25
 
 
-def _checked_port(port: Any) -> int:
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"port is an int, not {port!r}")
-    if not 0 < port < 65536:
-        raise ValueError(f"port is from 1 to 65535, not {port}")
-    return port
-
-
-# As much as a resolver may be asked: letters of any script, digits, hyphens, underscores, dots.
-_HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*\.?")
-
-
-def _checked_hostname(hostname: Any) -> str:
-    if not isinstance(hostname, str):
-        raise TypeError(f"hostname is a str, not {type(hostname).__name__}")
-    bare = hostname[1:-1] if hostname[:1] == "[" and hostname[-1:] == "]" else hostname
-    if _HOST.fullmatch(bare):
-        return bare
-    try:
-        ip_address(bare.partition("%")[0])
-    except ValueError:
-        hint = "; the port is an argument of its own" if ":" in bare else ""
-        raise ValueError(f"not a host name or address: {hostname!r}{hint}") from None
-    if not bare.isprintable():
-        raise ValueError(f"control character in {hostname!r}")
-    return bare
-
-
-def _endpoint(hostname: str, port: int, options: Options) -> Endpoint:
-    connectable = options.get("connectable")
+def _endpoint(hostname: str, port: int | None, options: Options) -> Endpoint:
+    connectable, proxy = options.get("connectable"), _proxy(hostname, options)
     if connectable is not None:
+        if proxy is not None:
+            raise ValueError("a proxy is reached over TCP: there is no connectable with it")
         if not isinstance(connectable, (ByteStreamConnectable, os.PathLike)):
             raise TypeError(
                 f"connectable is a pathlib.Path or a ByteStreamConnectable, not {connectable!r}"
@@ -383,11 +351,35 @@ def _endpoint(hostname: str, port: int, options: Options) -> Endpoint:
         if options.get("source_address") is not None:
             raise ValueError("source_address is for TCP, not for a connectable")
     return Endpoint(
-        hostname=_checked_hostname(hostname),
+        hostname=checked_hostname(hostname),
         port=port,
         connectable=connectable,
         source_address=_source_address(options.get("source_address")),
+        proxy=proxy,
     )
+
+
+# Which library speaks with which proxy.
+_LIBRARIES = {"socks5": "socksio", "socks5h": "socksio", "socks4a": "socksio"}
+
+
+def _proxy(hostname: str, options: Options) -> Proxy | None:
+    """The proxy, if it can take the client to this server."""
+    url = options.get("proxy")
+    context = _instance("proxy_tls_context", options.get("proxy_tls_context"), ssl.SSLContext)
+    proxy = None if url is None else proxy_from_url(url, context)
+    if context is not None and (proxy is None or proxy.encryption is None):
+        raise ValueError("a proxy_tls_context is for a proxy whose URL begins with https://")
+    if proxy is None:
+        return None
+    library = _LIBRARIES.get(proxy.scheme, "h11")
+    if importlib.util.find_spec(library) is None:
+        raise ImportError(
+            f"a proxy of {proxy.scheme}:// needs {library}: pip install 'anysmtp[proxy]'"
+        )
+    if "%" in hostname or (proxy.scheme == "socks4a" and ":" in hostname):
+        raise ValueError(f"{proxy.scheme}:// cannot carry the address {hostname}")
+    return proxy
 
 
 def _source_address(source: Any) -> tuple[str, int | None] | None:
@@ -401,7 +393,7 @@ def _source_address(source: Any) -> tuple[str, int | None] | None:
             pass
         case _:
             raise TypeError(f"source_address is a host, or a host and a port, not {source!r}")
-    return _checked_hostname(host), _checked_port(port) if port else None
+    return checked_hostname(host), checked_port(port) if port else None
 
 
 def _local_hostname(name: Any) -> str | None:

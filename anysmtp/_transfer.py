@@ -8,7 +8,8 @@ the reason that the caller should see, not that the connection was lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -16,9 +17,10 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ._channel import Channel
 from ._clock import Clock
 from ._protocol._body import END, DotStuffer
-from ._protocol._commands import Command
+from ._protocol._commands import RSET, Command, bdat
 from ._protocol._session import Awaited
 from ._reply import Reply
+from ._sources import Pieces, SourceFailed
 from ._tasks import UngroupedTasks
 from ._turns import Turn
 from ._writing import Written
@@ -26,6 +28,8 @@ from .errors import SMTPException
 
 # A message up to this size leaves in one write, together with its end.
 ONE_WRITE = 65536
+# Octets of a chunk of a message whose size is not known.
+_CHUNK = 512 * 1024
 # Seconds to wait for what a server says when it cuts a message off.
 _LAST_WORDS = 1.0
 
@@ -37,8 +41,8 @@ class Body:
 
     def __init__(
         self,
-        chunks: Iterable[bytes],
-        size: int,
+        chunks: Iterable[bytes] | Pieces,
+        size: int | None,
         *,
         take_final: Callable[[Reply], None],
         hand_over: Callable[[], None],
@@ -75,9 +79,10 @@ async def send_body(
     await checkpoint_if_cancelled()
     turn = channel.speaker(clock)
     end = channel.begin_body(body.size, body.take_final, body.chunk)
-    if body.size > ONE_WRITE:
+    if body.size is None or body.size > ONE_WRITE or not isinstance(body.chunks, Iterable):
         await _InPieces(channel, body, end, turn, take_along=take_along).send()
         return
+    assert isinstance(body.chunks, Iterable)
     front, stuff, back = body.form()
     wire = front + stuff(b"".join(body.chunks)) + back
     flights = _flights_behind(channel, body, end, turn, take_along=take_along)
@@ -146,16 +151,15 @@ class _InPieces:
         writer, clock = channel.writer, self._turn.clock
         front, stuff, back = body.form()
         assert clock is not None
-        behind: bytes | None = None
-        async with writer:
-            for chunk in body.chunks:
-                if behind is not None:
-                    clock.start(channel.timeouts.data, "the message")
-                    await writer.send(front + stuff(behind))
-                    front = b""
-                    body.progress(len(behind))
-                behind = chunk
-            assert behind is not None
+        pieces = _pieces_of(body)
+        async with writer, _closing(pieces):
+            behind = await _pull(pieces, clock)
+            while piece := await _pull(pieces, clock):
+                clock.start(channel.timeouts.data, "the message")
+                await writer.send(front + stuff(behind))
+                front = b""
+                body.progress(len(behind))
+                behind = piece
             await checkpoint_if_cancelled()
             last = front + stuff(behind) + back
             flights = _flights_behind(
@@ -167,6 +171,94 @@ class _InPieces:
                 await writer.send(last + flights)
                 self._written.is_done = True
             body.progress(len(behind))
+
+
+async def send_in_chunks(channel: Channel, body: Body, clock: Clock) -> None:
+    """Write a message of unknown size by several BDATs (RFC 3030 section 2), after its envelope.
+
+    What a source has begun that fails then is undone by RSET, and the connection goes on.
+    """
+    pieces = _pieces_of(body)
+    refused: list[Reply] = []
+
+    def take(reply: Reply) -> None:
+        if not reply.is_positive:
+            refused.append(reply)
+
+    try:
+        async with _closing(pieces):
+            ahead = await _collect(pieces, clock)
+            while not refused:
+                data, ahead = ahead, await _collect(pieces, clock)
+                is_last = not ahead
+                chunk = Body(
+                    _slices(data),
+                    len(data),
+                    take_final=body.take_final if is_last else take,
+                    hand_over=body.hand_over if is_last else _nothing,
+                    progress=body.progress,
+                    chunk=bdat(len(data), is_last=is_last),
+                )
+                await send_body(channel, chunk, clock, take_along=is_last)
+                if is_last:
+                    return
+    except SourceFailed:
+        # Whatever becomes of it, the source's own error is what the caller is told.
+        with suppress(SMTPException):
+            await channel.exchange([RSET], clock)
+        raise
+    body.take_final(refused[0])
+
+
+@asynccontextmanager
+async def _closing(pieces: Pieces) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await pieces.aclose()
+
+
+def _nothing() -> None:
+    """A chunk that is not the last one hands nothing over."""
+
+
+def _pieces_of(body: Body) -> Pieces:
+    return _Chunks(body.chunks) if isinstance(body.chunks, Iterable) else body.chunks
+
+
+class _Chunks:
+    """What is in memory, as `Pieces`."""
+
+    __slots__ = ("_chunks",)
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+
+    async def next(self) -> bytes:
+        return next(self._chunks, b"")
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def _pull(pieces: Pieces, clock: Clock) -> bytes:
+    """The caller's own code may take as long as it likes."""
+    clock.stop()
+    return await pieces.next()
+
+
+async def _collect(pieces: Pieces, clock: Clock) -> bytes:
+    """What makes a chunk; nothing at the end."""
+    found: list[bytes] = []
+    length = 0
+    while length < _CHUNK and (piece := await _pull(pieces, clock)):
+        found.append(piece)
+        length += len(piece)
+    return b"".join(found)
+
+
+def _slices(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + ONE_WRITE] for start in range(0, len(data), ONE_WRITE))
 
 
 def _flights_behind(

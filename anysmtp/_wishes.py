@@ -41,7 +41,7 @@ class Wishes(NamedTuple):
 NO_WISHES = Wishes()
 _NO_ENVELOPE = Envelope()
 # The options of a send that ask for nothing of the kind.
-_OTHERS = frozenset(("delivery", "envelope", "require_all"))
+_OTHERS = frozenset(("delivery", "envelope", "require_all", "sign"))
 
 
 def wishes_of(options: Mapping[str, Any], envelope: Envelope | None) -> Wishes:
@@ -67,11 +67,18 @@ def wishes_of(options: Mapping[str, Any], envelope: Envelope | None) -> Wishes:
     )
 
 
+def wrong_type(name: str, kind: type, given: str) -> TypeError:
+    """What to raise for an option that is of another type."""
+    # As they are spoken: an Envelope, an SSLContext.
+    article = "an" if kind.__name__[0] in "AEIOS" else "a"
+    return TypeError(f"{name} is {article} {kind.__name__}, not {given}")
+
+
 def given(name: str, options: Mapping[str, Any], kind: type[T]) -> T | None:
     """An option, of its type or None: not whatever can be taken for it."""
     value = options.get(name)
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} is a {kind.__name__}, not {value!r}")
+        raise wrong_type(name, kind, repr(value))
     return value
 
 

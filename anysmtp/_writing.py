@@ -48,16 +48,16 @@ class Writer:
         self._is_taken = False
         self._freed: anyio.Event | None = None
 
-    async def write(self, data: bytes, written: Written, *, is_shielded: bool) -> None:
-        """Write, once nobody else does."""
+    async def write(self, data: bytes, shielded: Written | None = None) -> None:
+        """Write, once nobody else does; ``shielded`` from cancellation, if that is given."""
         if self._is_taken:
             await self._wait()
         self._is_taken = True
         try:
-            if is_shielded:
-                await self.send_shielded(data, written)
-            else:
+            if shielded is None:
                 await self.send(data)
+            else:
+                await self.send_shielded(data, shielded)
         finally:
             self._release()
 

@@ -4,6 +4,7 @@
 
     SMTPException                     anything below
     ├─ SMTPConnectError               no connection: name, network, greeting     (ConnectionError)
+    │  └─ SMTPProxyError              the proxy, its login, or its way to the server
     ├─ SMTPServerDisconnected         the connection was lost or closed          (ConnectionError)
     ├─ SMTPTimeoutError               the client's own timeout, never yours      (TimeoutError)
     ├─ SMTPTLSError                   encryption wanted and not had
@@ -25,7 +26,7 @@ can be pickled, and constructed by tests.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._reply import Reply
 
@@ -41,6 +42,7 @@ __all__ = [
     "SMTPMessageTooLarge",
     "SMTPNotSupported",
     "SMTPProtocolError",
+    "SMTPProxyError",
     "SMTPRecipientsRefused",
     "SMTPResponseException",
     "SMTPSenderRefused",
@@ -134,6 +136,41 @@ class SMTPConnectError(SMTPException, ConnectionError):
     def outcome(self) -> Outcome:
         """What became of the message: nothing can have been sent."""
         return super().outcome or "not_sent"
+
+
+class SMTPProxyError(SMTPConnectError):
+    """The way to the server ended at the proxy.
+
+    A mail server's own refusals, and TLS with it, fail as they do without a proxy.
+    """
+
+    hop: Literal["proxy", "login", "target"]
+    """Where: ``"proxy"``, it cannot be reached, or does not speak the protocol; ``"login"``, it
+    wants another login than it was given; ``"target"``, it cannot or will not connect to the mail
+    server."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        hop: Literal["proxy", "login", "target"] = "proxy",
+        reply: Reply | None = None,
+        server: str | None = None,
+        command: str | None = None,
+        delivery: Delivery[Any] | None = None,
+        outcome: Outcome | None = None,
+        connection_closed: bool = False,
+    ) -> None:
+        super().__init__(
+            message,
+            reply=reply,
+            server=server,
+            command=command,
+            delivery=delivery,
+            outcome=outcome,
+            connection_closed=connection_closed,
+        )
+        self.hop = hop
 
 
 class SMTPServerDisconnected(SMTPException, ConnectionError):
@@ -298,6 +335,8 @@ def is_final(error: BaseException | None) -> bool:
     """
     if isinstance(error, SMTPAuthenticationError):
         return error.reply is None or not error.reply.is_transient
+    if isinstance(error, SMTPProxyError):
+        return error.hop == "login"
     return isinstance(error, (SMTPNotSupported, SMTPMessageTooLarge, ValueError, TypeError))
 
 

@@ -60,6 +60,8 @@ class TLSEvent(Event):
     """The version, as ``"TLSv1.3"``."""
     cipher: str | None = None
     """The cipher's name."""
+    is_resumed: bool = False
+    """Whether a session of an earlier connection was taken up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ release = version = importlib.metadata.version("anysmtp")
 extensions = ["sphinx.ext.autodoc", "public_names", "state_tables"]
 html_theme = "furo"
 html_title = f"anysmtp {release}"
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "sample"]
 
 # A name in single backticks, here and in the docstrings, is a reference, and has to resolve.
 default_role = "py:obj"
@@ -38,6 +38,9 @@ nitpick_ignore = [
     ("py:class", "anysmtp._client.K"),
     ("py:class", "anysmtp._delivery.K"),
     ("py:class", "anysmtp._envelope.K"),
+    ("py:class", "anysmtp.testing._outbox.K"),
+    # It is a ByteStreamConnectable, which is all that is to be known of it.
+    ("py:class", "anysmtp.testing._scripted.MemoryConnectable"),
     ("py:class", "Message"),
 ]
 if os.environ.get("ANYSMTP_DOCS_ONLINE"):

@@ -23,15 +23,13 @@ from anysmtp import (
     SMTPSenderRefused,
     sasl,
 )
+from anysmtp.testing import DEFAULT_KEYWORDS, Answer, ScriptedServer, Transcript
+from anysmtp.testing._state import Mechanism as ServerSide
+from anysmtp.testing._state import Steps
 from support.bench import RECIPIENTS, message
 from support.cancel import How, cancel_at
 from support.leaks import no_leaks
 from support.mechanisms import ERROR, SCRAM, SECRET, STRONGEST_FIRST, USER, server_side
-from support.records import Record
-from support.script import Answer
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
-from support.serverstate import Mechanism as ServerSide
-from support.serverstate import Steps
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
@@ -418,10 +416,10 @@ PROVED = b64encode(b"v=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").decode()
 
 def scram_server(
     *behind: bytes, iterations: int = 4096, yes: bool = True
-) -> Callable[[Record], Steps]:
+) -> Callable[[Transcript], Steps]:
     """Something that says that it is SCRAM, and then these challenges."""
 
-    def steps(_: Record) -> Steps:
+    def steps(_: Transcript) -> Steps:
         first = yield b""
         nonce = first.decode().rpartition("r=")[2]
         yield f"r={nonce}more,s=QSXCR+Q6sek8bf92,i={iterations}".encode()
@@ -445,7 +443,7 @@ def scram_server(
     ],
 )
 async def test_a_server_that_cheats_at_scram_is_left(
-    steps: Callable[[Record], Steps], message: str, certificates: Certificates
+    steps: Callable[[Transcript], Steps], message: str, certificates: Certificates
 ) -> None:
     async with ScriptedServer(
         implicit_tls=certificates.server, mechanisms={"SCRAM-SHA-256": steps}
@@ -495,7 +493,7 @@ async def test_the_largest_challenge_that_is_allowed_is_read(
     mechanisms: dict[str, ServerSide],
 ) -> None:
     # RFC 4954 section 4: 12288 octets of base64.
-    def steps(_: Record) -> Steps:
+    def steps(_: Transcript) -> Steps:
         said = yield b"x" * 9216
         return USER if said.startswith(USER.encode()) else None
 
@@ -521,7 +519,7 @@ class _Echo(sasl.Exchange):
 
 
 async def test_a_server_that_asks_on_and_on_is_left() -> None:
-    def steps(_: Record) -> Steps:
+    def steps(_: Transcript) -> Steps:
         while True:
             yield b"and"
 
@@ -538,7 +536,7 @@ async def test_a_server_that_asks_on_and_on_is_left() -> None:
 
 @pytest.mark.parametrize("name", ["CRAM-MD5", "LOGIN", "PLAIN", "OAUTHBEARER", "XOAUTH2"])
 async def test_a_mechanism_that_has_nothing_more_to_say_gives_up(name: str) -> None:
-    def steps(_: Record) -> Steps:
+    def steps(_: Transcript) -> Steps:
         while True:
             yield b"e30="
 
@@ -913,7 +911,7 @@ class _Slow(sasl.Exchange):
 
 @pytest.mark.parametrize("is_slow", [True, False])
 async def test_what_takes_long_is_done_in_a_thread(is_slow: bool) -> None:
-    def steps(_: Record) -> Steps:
+    def steps(_: Transcript) -> Steps:
         assert (yield b"") == b"first"
         assert (yield b"more") == b"second"
         return USER

@@ -27,7 +27,7 @@ from aiosmtpd.smtp import SMTP, AuthResult
 
 import anysmtp
 from anysmtp import sasl
-from support.aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import AiosmtpdServer
 from support.tokens import TokenEndpoint, TokenServer
 
 PAGE = Path(__file__).parents[1] / "docs" / "authentication.rst"
@@ -169,7 +169,7 @@ def test_a_program_with_tokens_runs(
         reader.ports = {f"{endpoint}:443": tokens.port, f"{server}:587": mail.port}
         assert reader.run(program) == OUTPUTS[program]
     assert tokens.requests == [request_] * (1 + revoked)
-    assert mail.messages[0].recipients == ("bob@example.com",)
+    assert mail.messages[0].recipients == ["bob@example.com"]
     assert mail.messages[0].tls
 
 

@@ -17,13 +17,12 @@ import anyio
 import pytest
 
 from anysmtp import SMTP, Delivery, Limits, Retry, SMTPServerDisconnected
+from anysmtp.testing import DEFAULT_KEYWORDS, DROP
 from support.bench import LARGE, SMALL, TRANSPORTS, Bench, Transport, send
 from support.cancel import How, cancel_at, hows
 from support.fixtures import Tally
 from support.leaks import no_leaks
 from support.quick import every
-from support.script import DROP
-from support.scripted import DEFAULT_KEYWORDS
 from support.sends import Send
 from support.stage import Stage, judge, start_in_order
 from support.tls import Certificates

@@ -16,13 +16,13 @@ import pytest
 
 from anysmtp import SMTP, Delivery, Limits, Retry
 from anysmtp.events import Event, MessageEvent
+from anysmtp.testing import DEFAULT_KEYWORDS
 from support.bench import Bench, subject_of
 from support.cancel import Ended, How, cancel_at, cancel_in_turn
 from support.fixtures import Tally
 from support.leaks import no_leaks
 from support.many import Source, mail
 from support.quick import every
-from support.scripted import DEFAULT_KEYWORDS
 from support.stage import Stage
 from support.stage import judge as judge_others
 from support.tls import Certificates

@@ -11,8 +11,7 @@ from anysmtp._connect import Link
 from anysmtp._dialogue import greet
 from anysmtp._monitor import Monitor
 from anysmtp._protocol._commands import NOOP
-from support.script import Act
-from support.scripted import ScriptedServer
+from anysmtp.testing import Act, ScriptedServer
 
 pytestmark = pytest.mark.anyio
 

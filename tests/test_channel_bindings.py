@@ -12,7 +12,7 @@ from anyio.streams.tls import TLSAttribute
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from anysmtp import _connect as connect
+from anysmtp._tls import channel_bindings
 from anysmtp.sasl import server_end_point
 from support.tls import Certificates
 
@@ -65,12 +65,12 @@ def certificate(certificates: Certificates) -> bytes:
 
 
 def test_without_tls_there_is_nothing() -> None:
-    assert connect.channel_bindings(FakeStream(None)) == {}
+    assert channel_bindings(FakeStream(None)) == {}
 
 
 def test_tls_1_2_has_its_own_and_the_certificate(certificate: bytes) -> None:
     stream = FakeStream(FakeTLS("TLSv1.2", certificate, tls_unique=b"u"))
-    assert connect.channel_bindings(stream) == {
+    assert channel_bindings(stream) == {
         "tls-unique": b"u",
         "tls-server-end-point": server_end_point(certificate),
     }
@@ -78,7 +78,7 @@ def test_tls_1_2_has_its_own_and_the_certificate(certificate: bytes) -> None:
 
 def test_tls_1_3_has_no_unique_one_though_openssl_gives_something(certificate: bytes) -> None:
     stream = FakeStream(FakeTLS("TLSv1.3", certificate, tls_unique=b"u"))
-    assert set(connect.channel_bindings(stream)) == {"tls-server-end-point"}
+    assert set(channel_bindings(stream)) == {"tls-server-end-point"}
 
 
 @pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
@@ -87,9 +87,9 @@ def test_a_python_that_exports_is_made_use_of(
 ) -> None:
     monkeypatch.setattr(ssl, "CHANNEL_BINDING_TYPES", ["tls-unique", "tls-exporter"])
     stream = FakeStream(FakeTLS(version, None, tls_exporter=b"e"))
-    assert connect.channel_bindings(stream) == {"tls-exporter": b"e"}
+    assert channel_bindings(stream) == {"tls-exporter": b"e"}
 
 
 def test_a_certificate_that_names_no_hash_is_nothing_to_bind_to() -> None:
     stream = FakeStream(FakeTLS("TLSv1.3", b"no certificate"))
-    assert connect.channel_bindings(stream) == {}
+    assert channel_bindings(stream) == {}

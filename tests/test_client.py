@@ -11,12 +11,11 @@ import pytest
 
 import anysmtp
 from anysmtp import SMTP, Delivery, SMTPConnectError, SMTPException, SMTPServerDisconnected
+from anysmtp.testing import DROP, STALL, Act, ScriptedServer
 from support.bench import RECIPIENTS, Bench, message, send
 from support.cancel import How, cancel_at
 from support.clients import Script, Through, Wrapped, deliver, on_memory
 from support.leaks import no_leaks
-from support.script import DROP, STALL, Act
-from support.scripted import ScriptedServer
 from support.slow import SlowMessage
 from support.tls import Certificates
 from support.virtual_time import in_virtual_time

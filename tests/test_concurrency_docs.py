@@ -37,10 +37,9 @@ from anysmtp import (
 )
 from anysmtp._protocol._transaction import EAGER_SIZE
 from anysmtp._transfer import ONE_WRITE
+from anysmtp.testing import DEAF, DROP, RESET, STALL, Act, Answer, ScriptedServer
 from support.bench import RECIPIENTS
 from support.clients import RAW, SENDER, deliver, email, on_memory
-from support.script import DEAF, DROP, RESET, STALL, Act, Answer
-from support.scripted import ScriptedServer
 from test_docs import PROGRAMS
 
 PAGE = Path(__file__).parents[1] / "docs" / "concurrency.rst"

@@ -29,10 +29,9 @@ from anysmtp import (
     SMTPTLSError,
     create_tls_context,
 )
+from anysmtp.testing import DEFAULT_KEYWORDS, DROP, RESET, STALL, Act, Answer, ScriptedServer
 from support.clients import Script, Through, Wrapped, deliver, on_memory, on_tcp
 from support.leaks import no_leaks
-from support.script import DROP, RESET, STALL, Act, Answer
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.tls import Certificates
 from support.virtual_time import in_virtual_time
 

@@ -21,12 +21,11 @@ from anysmtp import (
     SMTPAuthenticationError,
     SMTPServerDisconnected,
 )
+from anysmtp.testing import DEFAULT_KEYWORDS, Act, ScriptedServer
 from support.bench import RECIPIENTS, message
 from support.clients import SENDER, Script, on_memory
 from support.leaks import no_leaks
 from support.many import keys, mail, outcomes, send_all, subjects, take
-from support.script import Act
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.virtual_time import virtual_time
 
 pytestmark = pytest.mark.anyio

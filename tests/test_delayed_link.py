@@ -16,11 +16,11 @@ import pytest
 from anyio.abc import ByteStreamConnectable
 
 from anysmtp import SMTP, Limits, Mailer
+from anysmtp.testing import DEFAULT_KEYWORDS, ScriptedServer
 from support.clients import email
 from support.fixtures import Tally
 from support.quick import every
 from support.relay import HOST, DelayRelay
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.virtual_time import virtual_time
 
 pytestmark = pytest.mark.anyio

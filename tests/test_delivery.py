@@ -188,6 +188,21 @@ def test_under_way_there_is_no_result() -> None:
         delivery.exception()
 
 
+def test_a_late_yes_is_believed_of_one_that_was_taken_back_unless_it_is_sent_again() -> None:
+    delivery, ledger = started("a@x", "b@x")
+    ledger.hand_over(("a@x", "b@x"))
+    ledger.take_back(("a@x", "b@x"))
+    ledger.finish(cancelled(delivery, "not_sent"))
+    ledger.learn(("a@x",), "refused", LATER)
+    assert [*delivery.not_sent] == ["a@x", "b@x"]
+    ledger.learn(("a@x",), "accepted", OK)
+    assert delivery.accepted == {"a@x": OK}
+    assert delivery.retry_recipients == ("b@x",)
+    ledger.start(delivery.retry_recipients)
+    ledger.learn(("b@x",), "accepted", OK)
+    assert [*delivery.not_sent] == ["b@x"]
+
+
 def test_a_cancelled_send_says_so() -> None:
     delivery, ledger = started("a@x")
     ledger.hand_over(("a@x",))

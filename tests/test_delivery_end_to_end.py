@@ -29,11 +29,10 @@ from anysmtp import (
     SMTPTLSError,
     Timeouts,
 )
+from anysmtp.testing import DROP, RESET, STALL, Act, ScriptedServer
 from support.bench import LARGE, RECIPIENTS, message
 from support.clients import RAW, SENDER, Script, deliver, email, on_memory
 from support.leaks import no_leaks
-from support.script import DROP, RESET, STALL, Act
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 from support.virtual_time import in_virtual_time
 
@@ -121,7 +120,7 @@ async def test_a_delivery_resumes_with_those_who_are_left_and_the_same_message_i
     assert [received.recipients for received in server.messages] == [["d@x.test"], [B]]
     assert first.message_id == second.message_id == delivery.message_id
     for received in server.messages:
-        assert f"\r\nMessage-ID: {delivery.message_id}\r\n".encode() in received.data
+        assert f"\r\nMessage-ID: {delivery.message_id}\r\n".encode() in received.raw
     assert list(delivery.accepted) == [B, "d@x.test"]
     assert dict(delivery.refused) == {C: Reply(550, "5.1.1 Never")}
     assert not delivery.may_retry

@@ -21,17 +21,16 @@ from anysmtp import (
     SMTPServerDisconnected,
     SMTPTLSError,
 )
+from anysmtp.testing import DEFAULT_KEYWORDS, Transcript
+from anysmtp.testing._wire import Close
 from support.bench import LARGE, SMALL, Bench, Transport, send, subject_of
 from support.fixtures import Tally
 from support.leaks import no_leaks
 from support.many import mail
 from support.quick import every
-from support.records import Record
-from support.scripted import DEFAULT_KEYWORDS
 from support.sends import Send
 from support.stage import Stage, start_in_order
 from support.tls import Certificates
-from support.wire import Close
 
 pytestmark = pytest.mark.anyio
 
@@ -192,7 +191,7 @@ class Several:
         self._before = len(bench.server.connections)
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[Transcript]:
         """The connections that they took; the first one is that which gave out."""
         return self._bench.server.connections[self._before :]
 

@@ -50,17 +50,18 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from anyio.abc import ByteStream, SocketAttribute
 
 import anysmtp
-from support.aiosmtpd_server import AiosmtpdServer
-from support.script import DROP, Act
-from support.scripted import DEFAULT_KEYWORDS
+import anysmtp.testing
+from anysmtp.testing import DEFAULT_KEYWORDS, DROP, Act, AiosmtpdServer
+from support.scripted_proxy import ThreadedProxy
 from support.threaded import ThreadedServer
 
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[1]
 CI = ROOT / ".ci" / "run"
-# These have tests of their own, test_authentication_docs and cli/test_cli_docs.
-ELSEWHERE = ("authentication", "cli")
+# These have tests of their own: test_authentication_docs, cli/test_cli_docs and
+# testing/test_testing_docs.
+ELSEWHERE = ("authentication", "cli", "testing")
 OTHERS = (path for path in (ROOT / "docs").glob("*.rst") if path.stem not in ELSEWHERE)
 PAGES = [ROOT / "README.md", *sorted(OTHERS)]
 USERS = {"ann": "secret"}
@@ -233,9 +234,13 @@ class Network:
             "smtp.corp.example:587": Server(starttls=self._context(corporate, "smtp.corp.example")),
             "relay.corp.example:587": Server(starttls=asking),
         }
-        self.scripted = {
+        self.scripted: dict[str, ThreadedServer] = {
             "relay.example.com:25": Relay(keywords=[*DEFAULT_KEYWORDS, "CHUNKING", "DSN"]),
             "small.example.com:25": Relay(max_connections=2),
+            "/run/dovecot/lmtp": ThreadedServer(
+                lmtp=True, script={". <full@": "552 5.2.2 mailbox full"}
+            ),
+            "proxy.example.com:1080": ThreadedProxy(starttls=certificate),
         }
 
     def _context(self, authority: trustme.CA, name: str) -> ssl.SSLContext:
@@ -272,10 +277,10 @@ class Network:
         """
         counts = Counter[tuple[object, bytes, str]]()
         for server in self.servers.values():
-            counts.update((server, m.data, to) for m in server.messages for to in m.recipients)
+            counts.update((server, m.raw, to) for m in server.messages for to in m.recipients)
         for relay in self.scripted.values():
             messages = relay.server.received
-            counts.update((relay, m.data, to) for m in messages for to in m.recipients)
+            counts.update((relay, m.raw, to) for m in messages for to in m.recipients)
         return counts
 
     def install(self, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
@@ -462,11 +467,15 @@ def test_a_command_names_what_there_is(block: Block) -> None:
         assert words[1] in captions
 
 
-@pytest.mark.parametrize("module", [anysmtp, anysmtp.events], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [anysmtp, anysmtp.events, anysmtp.testing], ids=lambda module: module.__name__
+)
 def test_the_reference_has_every_public_name(module: Any) -> None:
-    pages = [(ROOT / "docs" / f"{name}.rst").read_text("utf-8") for name in ("api", "errors")]
-    entry = re.compile(r"^\.\. (?:auto(?:class|exception|function)|py:type):: (\w+)", re.MULTILINE)
-    found = {name for page in pages for name in entry.findall(page)}
+    pages = [ROOT / "docs" / f"{name}.rst" for name in ("api", "errors", "testing")]
+    entry = re.compile(
+        r"^\.\. (?:auto(?:class|exception|function)|py:(?:type|data)):: (\w+)", re.MULTILINE
+    )
+    found = {name for page in pages for name in entry.findall(page.read_text("utf-8"))}
     objects = {name for name in module.__all__ if not inspect.ismodule(getattr(module, name))}
     assert objects - {"__version__"} <= found
 

@@ -17,12 +17,12 @@ from anysmtp import (
     SMTPRecipientsRefused,
     SMTPServerDisconnected,
 )
+from anysmtp.testing import DEFAULT_KEYWORDS, Act, Answer, ScriptedServer
+from anysmtp.testing._script import MISREAD
 from support.bench import LARGE, RECIPIENTS, SMALL, message
 from support.clients import RAW, Script, Through, Wrapped, deliver, on_memory
 from support.fixtures import Tally
 from support.leaks import no_leaks
-from support.script import MISREAD, Act, Answer
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.sends import Group, Send, Sharing, judge
 from test_sharing import Crowd, either, serving, start
 
@@ -75,7 +75,7 @@ async def test_a_message_is_one_write(kind: str) -> None:
 async def test_dots_and_line_ends_are_the_messages_own() -> None:
     async with eager_server() as server, eager_client(server) as smtp:
         await deliver(smtp, b".\n..\n.\n")
-    assert server.messages[0].data == b".\r\n..\r\n.\r\n"
+    assert server.messages[0].raw == b".\r\n..\r\n.\r\n"
 
 
 @pytest.mark.parametrize(("size", "verb"), [(EAGER_SIZE, "BDAT"), (EAGER_SIZE + 1, "DATA")])
@@ -85,7 +85,7 @@ async def test_a_large_message_waits_for_the_replies_to_its_envelope(size: int, 
     async with eager_server() as server, eager_client(server) as smtp:
         await deliver(smtp, raw)
     assert server.connection.verbs == ["EHLO", "MAIL", "RCPT", "RCPT", verb, "QUIT"]
-    assert server.messages[0].data == raw
+    assert server.messages[0].raw == raw
 
 
 @pytest.mark.parametrize(
@@ -361,6 +361,25 @@ async def test_those_that_had_not_left_yet_are_sent_on_a_new_connection() -> Non
 
 
 GOODBYE = Act("421 4.3.2 bye", then="close")
+
+
+async def test_a_server_that_says_goodbye_and_takes_the_message_has_it() -> None:
+    """Also where its sender went away in between, and was told that it was not sent."""
+    goodbye, is_taken = anyio.Event(), anyio.Event()
+    point = f"RCPT TO:<{RECIPIENTS[1]}>"
+    server = eager_server({point: [Act("421 4.3.2 bye", late=goodbye)], ".": Act(late=is_taken)})
+    async with server, eager_client(server) as smtp, Group() as group:
+        # The other one is behind it: its replies are read for that.
+        mine, _ = await start(group, smtp, "mine", "other")
+        goodbye.set()
+        await anyio.wait_all_tasks_blocked()
+        mine.scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        assert mine.outcome == "not_sent"
+        is_taken.set()
+        await anyio.wait_all_tasks_blocked()
+        assert [*mine.delivery.accepted] == server.messages[0].accepted_for == [RECIPIENTS[0]]
+        assert mine.delivery.retry_recipients == (RECIPIENTS[1],)
 
 
 @either

@@ -19,6 +19,7 @@ from anysmtp.errors import (
     SMTPHeloError,
     SMTPMessageTooLarge,
     SMTPNotSupported,
+    SMTPProxyError,
     SMTPRecipientsRefused,
     SMTPResponseException,
     SMTPSenderRefused,
@@ -97,6 +98,7 @@ def test_builtin_bases_are_those_that_callers_catch(kind: type[SMTPException]) -
     builtin = {base for base in kind.__mro__ if base.__module__ == "builtins"}
     extra: dict[type[SMTPException], set[type]] = {
         SMTPConnectError: {ConnectionError, OSError},
+        SMTPProxyError: {ConnectionError, OSError},
         SMTPServerDisconnected: {ConnectionError, OSError},
         SMTPTimeoutError: {TimeoutError, OSError},
     }
@@ -205,6 +207,8 @@ def test_one_recipient_that_was_refused_for_now_is_worth_a_retry() -> None:
         (None, False),
         (SMTPException(), False),
         (SMTPConnectError(), False),
+        (SMTPProxyError(hop="target"), False),
+        (SMTPProxyError(hop="login"), True),
         (SMTPDataError(NEVER), False),
         (SMTPNotSupported(), True),
         (SMTPMessageTooLarge(), True),

@@ -18,10 +18,9 @@ from anysmtp.events import (
     RetryEvent,
     TLSEvent,
 )
+from anysmtp.testing import DROP, STALL, ScriptedServer
 from support.bench import RECIPIENTS
 from support.clients import connection_to, deliver, on_memory
-from support.script import DROP, STALL
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 from support.virtual_time import in_virtual_time
 

@@ -23,9 +23,8 @@ from anysmtp import (
     SMTPNotSupported,
     SMTPTLSError,
 )
+from anysmtp.testing import Act, ScriptedServer
 from support.clients import RAW, SENDER, connection_to, deliver, email, on_memory
-from support.script import Act
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
@@ -266,7 +265,7 @@ async def test_bdat_is_used_where_it_is_asked_for_or_saves_a_flight(
     async with ScriptedServer(keywords=CHUNKING) as server, on_memory(server, **options) as smtp:
         await deliver(smtp, raw, delivery=delivery)
         await deliver(smtp, raw)
-    assert [message.data for message in server.messages] == [raw, raw]
+    assert [message.raw for message in server.messages] == [raw, raw]
     assert delivery.bytes_sent == len(raw)
     assert set(server.connection.verbs) & {"DATA", "BDAT"} == {verb}
 
@@ -335,9 +334,9 @@ async def test_an_attachment_travels_as_raw_octets(data: bytes) -> None:
         await smtp.send_message(message, binary=True)
     [received] = server.messages
     assert received.mail_options == ["BODY=BINARYMIME"]
-    assert data in received.data
-    assert len(received.data) < len(data) + 1000
-    parsed = message_from_bytes(received.data, policy=policy.default)
+    assert data in received.raw
+    assert len(received.raw) < len(data) + 1000
+    parsed = message_from_bytes(received.raw, policy=policy.default)
     assert parsed["Content-Transfer-Encoding"] == "binary"
     [attachment] = parsed.iter_attachments()
     assert attachment["Content-Transfer-Encoding"] == "binary"
@@ -348,7 +347,7 @@ async def test_a_raw_message_is_sent_as_it_is_if_it_is_binary() -> None:
     raw = b"Subject: x\nMessage-ID: <1@x>\n\na\rb\nc\0\xff"
     async with ScriptedServer(keywords=CHUNKING) as server, on_memory(server) as smtp:
         receipt = await deliver(smtp, raw, envelope=Envelope(binary=True))
-    assert server.messages[0].data == raw.replace(b"\n", b"\r\n", 3)
+    assert server.messages[0].raw == raw.replace(b"\n", b"\r\n", 3)
     assert receipt.message_id == "<1@x>"
 
 
@@ -392,7 +391,7 @@ async def test_a_message_with_a_dkim_signature_is_not_converted() -> None:
     assert server.connection.verbs == ["EHLO", "QUIT"]
     async with ScriptedServer(keywords=["8BITMIME"]) as server, on_memory(server) as smtp:
         await smtp.send_message(message)
-    assert "Grüße\r\n".encode() in server.messages[0].data
+    assert "Grüße\r\n".encode() in server.messages[0].raw
 
 
 # Long lines
@@ -407,7 +406,7 @@ async def test_a_raw_line_that_is_too_long_is_an_error_or_sent_as_it_is() -> Non
         await deliver(smtp, raw, allow_long_lines=True)
         await deliver(smtp, raw, envelope=Envelope(allow_long_lines=True))
         await deliver(smtp, raw[:-1])
-    assert [len(message.data) for message in server.messages] == [1015, 1015, 1014]
+    assert [len(message.raw) for message in server.messages] == [1015, 1015, 1014]
 
 
 async def test_a_long_line_of_a_message_object_is_encoded() -> None:
@@ -416,8 +415,8 @@ async def test_a_long_line_of_a_message_object_is_encoded() -> None:
     async with ScriptedServer() as server, on_memory(server) as smtp:
         await smtp.send_message(message)
     [received] = server.messages
-    assert max(map(len, received.data.split(b"\r\n"))) <= 78
-    parsed = message_from_bytes(received.data, policy=policy.default)
+    assert max(map(len, received.raw.split(b"\r\n"))) <= 78
+    parsed = message_from_bytes(received.raw, policy=policy.default)
     assert parsed.get_content().rstrip() == "x" * 5000
 
 

@@ -16,11 +16,10 @@ from anysmtp import (
     SMTPTimeoutError,
     Timeouts,
 )
+from anysmtp.testing import DEAF, DROP, STALL, Act, ScriptedServer
 from support.bench import LARGE, RECIPIENTS, message
 from support.clients import RAW, SENDER, Script, connection_to, deliver, on_memory
 from support.leaks import no_leaks
-from support.script import DEAF, DROP, STALL, Act
-from support.scripted import ScriptedServer
 from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -123,7 +122,7 @@ async def test_the_last_piece_of_a_large_message_leaves_with_its_end() -> None:
     pieces = writes(server)[1:]
     assert len(pieces) == -(-len(raw) // 65536)
     assert pieces[-1].endswith(b"x\r\n.\r\n")
-    assert server.messages[0].data == raw
+    assert server.messages[0].raw == raw
 
 
 # Many recipients

@@ -6,6 +6,7 @@ Who may import whom is the import-linter contract in pyproject.toml.
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.metadata
 import re
 import subprocess
@@ -94,7 +95,7 @@ def test_the_version_has_one_place() -> None:
 
 
 def test_importing_the_package_loads_no_backend(tmp_path: Path) -> None:
-    code = "import sys, anysmtp; print(*sorted({'asyncio', 'trio'} & sys.modules.keys()))"
+    code = "import sys; from anysmtp import *; print(*{'asyncio', 'trio'} & sys.modules.keys())"
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
@@ -115,6 +116,13 @@ def test_nobody_reaches_into_another_module(module: str) -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     }
+    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    made |= {
+        node.target.id
+        for each in classes
+        for node in each.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
     used = {
         node.attr
         for node in ast.walk(tree)
@@ -123,3 +131,29 @@ def test_nobody_reaches_into_another_module(module: str) -> None:
         and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
     }
     assert used <= made
+
+
+def test_every_public_name_is_imported_when_it_is_first_used() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
+    [checked, _] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen_by_checkers = {
+        alias.name: node.module
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen_by_checkers.keys() | {"__version__"} == {*anysmtp.__all__}
+    for name, module in seen_by_checkers.items():
+        found = getattr(anysmtp, name)
+        place = importlib.import_module(f"anysmtp.{module or name}")
+        assert found is (place if module is None else getattr(place, name))
+    assert {*anysmtp.__all__} <= {*dir(anysmtp)}
+    with pytest.raises(AttributeError, match="module 'anysmtp' has no attribute 'nothing'"):
+        getattr(anysmtp, "nothing")  # noqa: B009 - a type checker knows better
+
+
+def test_to_import_the_package_is_to_import_next_to_nothing() -> None:
+    program = "import sys, anysmtp; print(*(m for m in sys.modules if m.startswith('anysmtp')))"
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert set(ran.stdout.split()) == {"anysmtp", "anysmtp._version"}

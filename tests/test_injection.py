@@ -15,8 +15,8 @@ import pytest
 
 import anysmtp
 from anysmtp import SMTP, Envelope, SMTPConnection, sasl
+from anysmtp.testing import ScriptedServer
 from support.clients import RAW, SENDER, connection_to, deliver, email, on_memory
-from support.scripted import ScriptedServer
 
 pytestmark = pytest.mark.anyio
 

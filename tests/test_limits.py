@@ -27,12 +27,12 @@ from anysmtp import (
     SMTPTimeoutError,
 )
 from anysmtp import Envelope as To
+from anysmtp.testing import DEFAULT_KEYWORDS, DROP, RESET, STALL, Act, Answer, ScriptedServer
+from anysmtp.testing._script import Rule
 from support.bench import message, subject_of
 from support.clients import RAW, SENDER, deliver, email, on_memory
 from support.leaks import no_leaks
 from support.quick import sampled
-from support.script import DROP, RESET, STALL, Act, Answer, Rule
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from anysmtp import SMTPException
+from anysmtp.testing import DROP, STALL, Answer, ScriptedServer
 from support.bench import LARGE, RECIPIENTS, message
 from support.clients import Script, connection_to, deliver, email, on_memory
-from support.script import DROP, STALL, Answer
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio

@@ -24,10 +24,10 @@ from anysmtp import (
     Timeouts,
     sasl,
 )
+from anysmtp.testing import DEFAULT_KEYWORDS, DROP, RESET, STALL, Act, ScriptedServer
+from anysmtp.testing._script import Rule
 from support.clients import Script, connection_to, deliver, on_memory, on_tcp
 from support.leaks import no_leaks
-from support.script import DROP, RESET, STALL, Act, Rule
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.tls import Certificates
 from support.virtual_time import in_virtual_time
 

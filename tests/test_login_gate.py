@@ -10,11 +10,10 @@ import anyio
 import pytest
 
 from anysmtp import SMTP, Delivery, Limits, Retry, SMTPAuthenticationError, SMTPException, sasl
+from anysmtp.testing import DROP, Act, Answer, ScriptedServer
 from support.bench import message
 from support.clients import SENDER, deliver, on_memory
 from support.leaks import no_leaks
-from support.script import DROP, Act, Answer
-from support.scripted import ScriptedServer
 from test_limits import in_virtual_time, stream_all, taking
 
 pytestmark = pytest.mark.anyio

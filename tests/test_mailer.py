@@ -22,10 +22,9 @@ from anysmtp import (
     SMTPRecipientsRefused,
     SMTPSenderRefused,
 )
+from anysmtp.testing import STALL, ScriptedServer
 from support.bench import RECIPIENTS
 from support.clients import RAW, SENDER, connection_to, deliver, email, on_memory
-from support.script import STALL
-from support.scripted import ScriptedServer
 from support.slow import SlowMessage
 
 pytestmark = pytest.mark.anyio
@@ -132,7 +131,7 @@ async def test_the_caller_has_precedence_over_the_header_fields(options: dict[st
     assert received.sender == "c@x.test"
     assert received.recipients == ["d@x.test", "e@x.test"]
     assert list(receipt.accepted) == ["Dan <d@x.test>", "e@x.test"]
-    assert b"hidden@x.test" not in received.data
+    assert b"hidden@x.test" not in received.raw
 
 
 @pytest.mark.parametrize("sender", ["", "<>"])
@@ -221,11 +220,12 @@ WRONG_MAIL: dict[str, tuple[tuple[Any, Any, Any], type[Exception], str]] = {
     "no recipients": ((SENDER, None, RAW), TypeError, "recipients are one address or several"),
     "empty recipients": ((SENDER, (), RAW), ValueError, "no recipients"),
     "bytes as recipients": ((SENDER, b"b@x.test", RAW), TypeError, "recipients are"),
+    "a mapping as recipients": ((SENDER, {"b@x.test": 1}, RAW), TypeError, "recipients are one"),
     "None as address": ((SENDER, [None], RAW), TypeError, "Address, not None$"),
     "an empty address": ((SENDER, [""], RAW), ValueError, "an empty string is nobody's"),
     "a number as address": ((SENDER, [5], RAW), TypeError, "an address is a str"),
     "an object as message": ((SENDER, "b@x.test", email()), TypeError, "not EmailMessage .send_m"),
-    "a number as message": ((SENDER, "b@x.test", 5), TypeError, "bytes or str, not int"),
+    "a number as message": ((SENDER, "b@x.test", 5), TypeError, "not int"),
     "lone surrogates": ((SENDER, "b@x.test", "\udc80"), ValueError, "no encoding in UTF-8"),
 }
 
@@ -285,8 +285,8 @@ async def test_date_and_message_id_are_added_and_the_receipt_has_the_latter() ->
     assert receipt.message_id is not None
     assert receipt.message_id.endswith("@x.test>")
     assert other.message_id != receipt.message_id
-    assert f"\r\nMessage-ID: {receipt.message_id}\r\n".encode() in server.messages[0].data
-    assert b"\r\nDate: " in server.messages[0].data
+    assert f"\r\nMessage-ID: {receipt.message_id}\r\n".encode() in server.messages[0].raw
+    assert b"\r\nDate: " in server.messages[0].raw
     assert message.as_bytes() == before
 
 
@@ -295,8 +295,8 @@ async def test_what_is_there_is_not_added() -> None:
     async with ScriptedServer() as server, on_memory(server) as smtp:
         receipt = await smtp.send_message(message)
     assert receipt.message_id == "<one@x.test>"
-    assert server.messages[0].data.count(b"Message-ID:") == 1
-    assert server.messages[0].data.count(b"Date:") == 1
+    assert server.messages[0].raw.count(b"Message-ID:") == 1
+    assert server.messages[0].raw.count(b"Date:") == 1
 
 
 async def test_nothing_is_added_where_the_caller_does_not_want_it_or_it_is_not_ours() -> None:
@@ -309,8 +309,8 @@ async def test_nothing_is_added_where_the_caller_does_not_want_it_or_it_is_not_o
             receipts.append(await deliver(smtp))
     assert [receipt.message_id for receipt in receipts] == [None, None, None]
     for received in server.messages:
-        assert b"Message-ID" not in received.data
-        assert b"Date" not in received.data
+        assert b"Message-ID" not in received.raw
+        assert b"Date" not in received.raw
 
 
 async def test_the_message_id_of_a_raw_message_is_in_the_receipt() -> None:
@@ -489,9 +489,11 @@ async def test_a_delivery_that_is_done_for_all_cannot_be_resumed() -> None:
     [
         ({"delivery": Delivery}, "delivery is a Delivery, not <class"),
         ({"delivery": {}}, "delivery is a Delivery, not {}"),
-        ({"envelope": {}}, "envelope is a Envelope, not {}"),
+        ({"envelope": {}}, "envelope is an Envelope, not {}"),
         ({"require_all": "no"}, "require_all is a bool, not 'no'"),
         ({"mail_options": None}, "options are several strings, not None"),
+        ({"mail_options": [3]}, r"options are several strings, not \[3\]"),
+        ({"rcpt_options": b"NOTIFY=NEVER"}, "options are several strings, not b'NOTIFY=NEVER'"),
         ({"rcpt_options": "NOTIFY=NEVER"}, "options are several strings, not 'NOTIFY=NEVER'"),
     ],
 )

@@ -29,11 +29,10 @@ from anysmtp import (
     SMTPTLSError,
     sasl,
 )
+from anysmtp.testing import DROP, Act, ScriptedServer
 from support.clients import RAW, SENDER, Script, deliver, email, on_memory, on_tcp
 from support.many import Source, keys, mail, outcomes, send_all, subjects, take
 from support.quick import every
-from support.script import DROP, Act
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
@@ -99,10 +98,10 @@ async def test_message_objects_are_sent_as_send_message_sends_them() -> None:
         [delivery] = await send_all(smtp, [message])
     [received] = server.messages
     assert received.recipients == ["b@x.test", "secret@x.test"]
-    assert b"secret" not in received.data
+    assert b"secret" not in received.raw
     assert delivery.key is None
     assert delivery.message_id is not None
-    assert delivery.message_id.encode() in received.data
+    assert delivery.message_id.encode() in received.raw
     assert message["Message-ID"] is None
 
 
@@ -117,14 +116,14 @@ async def test_one_message_object_may_be_changed_for_each_mail() -> None:
     async with ScriptedServer() as server, on_memory(server) as smtp:
         await send_all(smtp, reused())
     assert [m.recipients for m in server.messages] == [[f"{n}@x.test"] for n in range(20)]
-    assert all(f"To: {n}@x.test".encode() in m.data for n, m in enumerate(server.messages))
+    assert all(f"To: {n}@x.test".encode() in m.raw for n, m in enumerate(server.messages))
 
 
 @pytest.mark.parametrize("raw", [RAW, bytearray(RAW), memoryview(RAW), RAW.decode()])
 async def test_raw_messages_have_an_envelope_and_arrive_as_they_are(raw: Any) -> None:
     async with ScriptedServer() as server, on_memory(server) as smtp:
         [delivery] = await send_all(smtp, [Mail(raw, TO, key="raw")])
-    assert server.messages[0].data == RAW
+    assert server.messages[0].raw == RAW
     assert tuple(delivery.accepted) == ("b@x.test",)
     assert delivery.result().accepted == delivery.accepted
 

@@ -11,13 +11,12 @@ import anyio
 import pytest
 
 from anysmtp import SMTP, Delivery, Limits, Mail
+from anysmtp.testing import DEFAULT_KEYWORDS, Act, ScriptedServer
 from support.cancel import How, cancel_at, count_awaits
 from support.clients import deliver, on_memory
 from support.fixtures import Tally
 from support.leaks import no_leaks
 from support.many import Source, keys, mail, send_all, subjects
-from support.script import Act
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

@@ -16,11 +16,10 @@ from anysmtp import (
     SMTPException,
     SMTPTimeoutError,
 )
+from anysmtp.testing import DROP, STALL, Act, ScriptedServer
+from anysmtp.testing._script import Script as Answers
 from support.clients import Script, on_memory
 from support.many import Source, keys, mail, outcomes, send_all, subjects
-from support.script import DROP, STALL, Act
-from support.script import Script as Answers
-from support.scripted import ScriptedServer
 from support.virtual_time import virtual_time
 
 pytestmark = pytest.mark.anyio

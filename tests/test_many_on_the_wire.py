@@ -18,12 +18,11 @@ from anysmtp import (
     SMTPException,
     SMTPServerDisconnected,
 )
+from anysmtp.testing import DEFAULT_KEYWORDS, DROP, RESET, Act, ScriptedServer
 from support.clients import Script, deliver, email, on_memory, on_tcp
 from support.leaks import no_leaks
 from support.many import Source, keys, mail, outcomes, send_all, subjects
 from support.quick import every, sampled
-from support.script import DROP, RESET, Act
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 
 pytestmark = pytest.mark.anyio
 

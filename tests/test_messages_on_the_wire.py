@@ -18,10 +18,9 @@ from anysmtp import (
     SMTPNotSupported,
     SMTPRecipientsRefused,
 )
+from anysmtp.testing import DEFAULT_KEYWORDS, Act, ScriptedServer
 from support.bench import LARGE, RECIPIENTS, message
 from support.clients import RAW, SENDER, connection_to, deliver, email, on_memory, on_tcp
-from support.script import Act
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.slow import SlowMessage
 
 pytestmark = pytest.mark.anyio
@@ -64,7 +63,7 @@ async def test_a_raw_message_is_the_same_text_in_crlf_lines(
             await conn.mail(SENDER, ["BODY=8BITMIME"])
             await conn.rcpt(RECIPIENTS[0])
             await conn.data(text)
-    assert {received.data for received in server.messages} == {expected}
+    assert {received.raw for received in server.messages} == {expected}
     assert len(server.messages) >= 2
 
 
@@ -76,7 +75,7 @@ async def test_dots_and_line_ends_at_the_seams_of_a_large_message(line: bytes, o
     lines = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n")
     async with ScriptedServer() as server, on_memory(server) as smtp:
         await deliver(smtp, raw, allow_long_lines=True)
-    assert server.messages[0].data == b"".join(line + b"\r\n" for line in lines)
+    assert server.messages[0].raw == b"".join(line + b"\r\n" for line in lines)
 
 
 async def test_a_large_message_arrives_byte_for_byte_over_tcp() -> None:
@@ -84,7 +83,7 @@ async def test_a_large_message_arrives_byte_for_byte_over_tcp() -> None:
     async with ScriptedServer() as server, await on_tcp(server) as smtp:
         delivery: Delivery[None] = Delivery()
         await deliver(smtp, raw, delivery=delivery)
-    assert server.messages[0].data == raw
+    assert server.messages[0].raw == raw
     assert delivery.bytes_sent == delivery.bytes_total == len(raw)
 
 
@@ -99,8 +98,8 @@ async def test_bcc_never_leaves_and_the_callers_object_is_not_touched() -> None:
         await smtp.send_message(letter, recipients="only@x.test")
     assert "secret@x.test" in server.messages[0].recipients
     for received in server.messages:
-        assert b"secret" not in received.data
-        assert b"bcc" not in received.data.lower()
+        assert b"secret" not in received.raw
+        assert b"bcc:" not in received.raw.lower()
     assert (letter.as_bytes(), letter.items()) == before
 
 
@@ -109,7 +108,7 @@ async def test_resent_bcc_never_leaves() -> None:
     async with ScriptedServer() as server, on_memory(server) as smtp:
         await smtp.send_message(letter)
     assert server.messages[0].recipients == ["d@x.test", "secret@x.test"]
-    assert b"secret" not in server.messages[0].data
+    assert b"secret" not in server.messages[0].raw
 
 
 async def test_the_bcc_of_an_attached_message_is_its_own_affair() -> None:
@@ -117,8 +116,8 @@ async def test_the_bcc_of_an_attached_message_is_its_own_affair() -> None:
     letter.add_attachment(inner)
     async with ScriptedServer() as server, on_memory(server) as smtp:
         await smtp.send_message(letter)
-    assert b"inner@x.test" in server.messages[0].data
-    assert b"secret@x.test" not in server.messages[0].data
+    assert b"inner@x.test" in server.messages[0].raw
+    assert b"secret@x.test" not in server.messages[0].raw
     assert server.messages[0].recipients == [RECIPIENTS[0], "secret@x.test"]
 
 
@@ -133,8 +132,8 @@ async def test_8bit_leaves_as_it_is_where_8bitmime_is_offered() -> None:
         await smtp.send_message(_eight_bit())
     [received] = server.messages
     assert received.mail_options == ["BODY=8BITMIME"]
-    assert "Hällo\r\n.\r\nFrom here\r\n".encode() in received.data
-    header, _, _ = received.data.partition(b"\r\n\r\n")
+    assert "Hällo\r\n.\r\nFrom here\r\n".encode() in received.raw
+    header, _, _ = received.raw.partition(b"\r\n\r\n")
     assert header.isascii()
 
 
@@ -146,12 +145,12 @@ async def test_8bit_becomes_7bit_where_it_is_not_offered(size: int) -> None:
     async with ScriptedServer(keywords=[]) as server, on_memory(server) as smtp:
         await smtp.send_message(letter, delivery=delivery)
     [received] = server.messages
-    assert received.data.isascii()
+    assert received.raw.isascii()
     assert received.mail_options == []
-    parsed = message_from_bytes(received.data, policy=policy.default)
+    parsed = message_from_bytes(received.raw, policy=policy.default)
     assert parsed.get_content().splitlines() == ["Hällo"] * size
     assert parsed["Subject"] == "Grüße"
-    assert delivery.bytes_sent == delivery.bytes_total == len(received.data)
+    assert delivery.bytes_sent == delivery.bytes_total == len(received.raw)
 
 
 async def test_the_size_that_is_declared_is_that_of_what_leaves() -> None:
@@ -159,7 +158,7 @@ async def test_the_size_that_is_declared_is_that_of_what_leaves() -> None:
         await smtp.send_message(_eight_bit())
         await deliver(smtp, "no final line end\n.")
     for received in server.messages:
-        assert received.mail_options == [f"SIZE={len(received.data)}"]
+        assert received.mail_options == [f"SIZE={len(received.raw)}"]
 
 
 async def test_raw_8bit_is_not_sent_where_it_is_not_offered() -> None:
@@ -177,7 +176,7 @@ async def test_a_legacy_message_is_sent_by_its_own_policy() -> None:
     letter["From"], letter["To"], letter["Subject"] = SENDER, RECIPIENTS[0], "Grüße"
     async with ScriptedServer() as server, on_memory(server) as smtp:
         await smtp.send_message(letter)
-    parsed = message_from_bytes(server.messages[0].data, policy=policy.default)
+    parsed = message_from_bytes(server.messages[0].raw, policy=policy.default)
     assert parsed["Subject"] == "Grüße"
     assert parsed.get_content() == "From here\n.\nund grüße\n"
 
@@ -187,7 +186,7 @@ async def test_a_parsed_message_with_raw_octets_is_sent_as_it_was() -> None:
     letter: Message = message_from_bytes(source)
     async with ScriptedServer() as server, on_memory(server, add_missing_headers=False) as smtp:
         await smtp.send_message(letter)
-    assert server.messages[0].data == source.replace(b"\n", b"\r\n")
+    assert server.messages[0].raw == source.replace(b"\n", b"\r\n")
 
 
 # SMTPUTF8
@@ -201,7 +200,7 @@ async def test_an_address_that_needs_smtputf8_is_sent_with_it() -> None:
     [received] = server.messages
     assert received.sender == "jörg@bücher.test"
     assert "SMTPUTF8" in received.mail_options
-    assert "Jörg <jörg@bücher.test>".encode() in received.data
+    assert "Jörg <jörg@bücher.test>".encode() in received.raw
     assert list(receipt.accepted) == ["b@bücher.test"]
 
 
@@ -237,8 +236,8 @@ async def test_a_domain_in_other_letters_needs_no_smtputf8() -> None:
     [received] = server.messages
     assert received.sender == "a@xn--bcher-kva.test"
     assert received.recipients == ["b@xn--bcher-kva.test"]
-    assert b"a@xn--bcher-kva.test" in received.data
-    assert received.data.isascii()
+    assert b"a@xn--bcher-kva.test" in received.raw
+    assert received.raw.isascii()
     assert list(receipt.accepted) == ["b@bücher.test"]
 
 
@@ -295,10 +294,10 @@ async def test_a_large_object_may_be_changed_as_soon_as_the_call_has_begun() -> 
             slow.go_on()
     [received] = server.messages
     assert received.recipients == [RECIPIENTS[0]]
-    assert b"Subject: slow\r\n" in received.data
-    assert b"changed" not in received.data
-    assert b"eve" not in received.data
-    assert received.data.count(b"x" * 70 + b"\r\n") == 200_000 // 71
+    assert b"Subject: slow\r\n" in received.raw
+    assert b"changed" not in received.raw
+    assert b"eve" not in received.raw
+    assert received.raw.count(b"x" * 70 + b"\r\n") == 200_000 // 71
 
 
 async def test_the_same_large_object_may_be_sent_by_many_tasks_at_once() -> None:
@@ -314,7 +313,7 @@ async def test_the_same_large_object_may_be_sent_by_many_tasks_at_once() -> None
             group.start_soon(smtp.send_message, letter)
     assert len(server.messages) == 5
     for received in server.messages:
-        parsed = message_from_bytes(received.data, policy=policy.default)
+        parsed = message_from_bytes(received.raw, policy=policy.default)
         assert [len(part.get_content()) for part in parsed.iter_attachments()] == [100_000] * 3
 
 

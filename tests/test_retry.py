@@ -33,11 +33,10 @@ from anysmtp import (
     SMTPServerDisconnected,
     SMTPTimeoutError,
 )
+from anysmtp.testing import DROP, RESET, STALL, Act, Answer, ScriptedServer
 from support.bench import RECIPIENTS, message, subject_of
 from support.clients import RAW, SENDER, Script, deliver, email, on_memory
 from support.leaks import no_leaks
-from support.script import DROP, RESET, STALL, Act, Answer
-from support.scripted import ScriptedServer
 from test_limits import in_virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -102,7 +101,7 @@ class Watched:
     def ids(self) -> set[bytes]:
         """The Message-IDs of all that came."""
         return {
-            one.data.partition(b"Message-ID: ")[2].partition(b"\r\n")[0]
+            one.raw.partition(b"Message-ID: ")[2].partition(b"\r\n")[0]
             for one in self.server.received
         }
 

@@ -29,14 +29,13 @@ from anysmtp import (
     SMTPSenderRefused,
     SMTPServerDisconnected,
 )
+from anysmtp.testing import DROP, RESET, STALL, Act, Answer, ScriptedServer
+from anysmtp.testing._wire import Close
 from support.bench import LARGE, RECIPIENTS, message
 from support.clients import SENDER, Script, Through, Wrapped, deliver, on_memory, on_tcp
 from support.leaks import no_leaks
-from support.script import DROP, RESET, STALL, Act, Answer
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 from support.virtual_time import in_virtual_time
-from support.wire import Close
 
 pytestmark = pytest.mark.anyio
 
@@ -264,7 +263,7 @@ async def test_a_message_of_which_a_part_had_left_is_sent_again_as_a_whole() -> 
         await deliver(smtp)
         server.script["BODY"] = [DROP]
         await deliver(smtp, raw, delivery=delivery)
-    assert [received.data for received in server.received][1:] == [raw]
+    assert [received.raw for received in server.received][1:] == [raw]
     assert delivery.bytes_sent == delivery.bytes_total == len(raw)
 
 
@@ -413,7 +412,7 @@ async def test_a_message_on_tcp_after_the_server_went_away_is_sent_on_a_fresh_co
         await server.push("421 4.3.2 Shutting down")
         await server.hang_up()
         await smtp.sendmail(SENDER, RECIPIENTS, b"two\r\n")
-    assert [received.data for received in server.messages] == [b"one\r\n", b"two\r\n"]
+    assert [received.raw for received in server.messages] == [b"one\r\n", b"two\r\n"]
 
 
 async def test_a_connection_that_ends_while_the_rate_is_waited_for_costs_no_message() -> None:

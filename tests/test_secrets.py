@@ -16,14 +16,12 @@ from typing import Any
 import pytest
 
 from anysmtp import SMTP, Delivery, SMTPException, sasl
+from anysmtp.testing import Answer, ScriptedServer
+from anysmtp.testing._state import Mechanism as ServerSide
+from anysmtp.testing._state import Steps
 from support.bench import RECIPIENTS, message
 from support.mechanisms import SECRET, USER, server_side
 from support.quick import sampled
-from support.records import Record
-from support.script import Answer
-from support.scripted import ScriptedServer
-from support.serverstate import Mechanism as ServerSide
-from support.serverstate import Steps
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
@@ -152,12 +150,12 @@ async def test_nor_does_one_that_is_not_begun(
     """None in common; no login at all; a network in clear; a server that wants too much, and one
     that repeats what it was told."""
 
-    def bomb(_: Record) -> Steps:
+    def bomb(_: object) -> Steps:
         first = (yield b"").decode(errors="replace")
         yield f"r={first.rpartition('r=')[2]}x,s=QSXCR+Q6sek8bf92,i=9999999".encode()
         return None
 
-    def echo(_: Record) -> Steps:
+    def echo(_: object) -> Steps:
         said = b""
         while True:
             said = yield said

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import ssl
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from anyio import TCPConnectable, TypedAttributeProvider
 
 from anysmtp._attempts import Retry
 from anysmtp._clock import Timeouts, timeouts_of
 from anysmtp._connect import Link, local_hostname
-from anysmtp._settings import Limits, Options, Settings, from_url, settle
+from anysmtp._settings import Limits, Options, Settings, settle
+from anysmtp._urls import from_url
 from anysmtp.sasl import Login, Plain, from_password
 
 CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 SECRET = "tanstaaf"
+PIN = "sha256:" + "0a" * 32
 ME = {"username": "tim", "password": SECRET}
 CONTROLS = [*map(chr, range(32)), "\x7f"]
+
+
+class AsyncObserver:
+    async def __call__(self, event: object) -> None:
+        raise AssertionError("nobody awaits it")
 
 
 def settled(hostname: Any = "h.example", port: Any = None, /, **options: Any) -> Settings:
@@ -33,8 +43,10 @@ def of_url(url: str) -> Settings:
 def test_the_defaults() -> None:
     assert settled() == Settings(
         endpoint=settled("h.example", 25).endpoint,
+        is_lmtp=False,
         tls="auto",
         tls_context=None,
+        pins=frozenset(),
         mechanisms=(),
         allow_plaintext_auth=False,
         local_hostname=None,
@@ -43,6 +55,7 @@ def test_the_defaults() -> None:
         add_missing_headers=True,
         pipelining="auto",
         chunking="auto",
+        signers=(),
         limits=Limits(),
         retry=None,
         observer=None,
@@ -104,6 +117,9 @@ def test_port_465_is_implicit_tls(tls: str, port: int, settled_tls: str) -> None
         ("limits", None, "limits", Limits()),
         ("retry", Retry(2), "retry", Retry(2)),
         ("retry", None, "retry", None),
+        ("fingerprint", None, "pins", set[str]()),
+        ("fingerprint", "SHA256:" + "AB:" * 31 + "Cd", "pins", {"sha256:" + "ab" * 31 + "cd"}),
+        ("fingerprint", [PIN, PIN.upper()], "pins", {PIN}),
         ("observer", print, "observer", print),
         ("observer", None, "observer", None),
     ],
@@ -176,7 +192,7 @@ def test_a_hostname_is_a_name_or_an_address(hostname: str, settled_hostname: str
         ([], {"use_tls": True}, TypeError, r"use_tls \(instead: tls='implicit'\); there are tls"),
         ([], {"tls": True}, ValueError, "tls is one of 'auto', 'implicit', 'starttls'"),
         ([], {"tls": "TLS"}, ValueError, "tls is one of"),
-        ([], {"tls_context": "x"}, TypeError, "tls_context is a SSLContext, not str"),
+        ([], {"tls_context": "x"}, TypeError, "tls_context is an SSLContext, not str"),
         ([], {"tls": "off", "tls_context": CONTEXT}, ValueError, "of no use with tls='off'"),
         ([], {"tls": "opportunistic", **ME}, ValueError, "no login with it"),
         ([], {"username": "tim"}, ValueError, "password is missing: username and password come"),
@@ -194,6 +210,31 @@ def test_a_hostname_is_a_name_or_an_address(hostname: str, settled_hostname: str
         ([], {"local_hostname": "x_y"}, ValueError, "a domain or an address literal"),
         ([], {"local_hostname": "::1"}, ValueError, "a domain or an address literal"),
         ([], {"local_hostname": 5}, ValueError, "a domain or an address literal"),
+        (["h" * 255], {}, ValueError, "not a host name"),
+        ([], {"fingerprint": PIN[:-1]}, ValueError, "not sha256: and 64 hexadecimal digits: 'sha"),
+        ([], {"fingerprint": PIN[7:]}, ValueError, "not sha256: and 64"),
+        ([], {"fingerprint": []}, ValueError, "fingerprint has none"),
+        ([], {"fingerprint": [b"x"]}, TypeError, "a fingerprint is a str, not bytes"),
+        ([], {"fingerprint": PIN, "tls": "off"}, ValueError, "demands TLS, tls='off' does not"),
+        ([], {"fingerprint": PIN, "tls": "opportunistic"}, ValueError, "demands TLS, tls='opport"),
+        ([], {"proxy": 5}, TypeError, "the URL of a proxy is a str, not int"),
+        ([], {"proxy": "p.example"}, ValueError, "not the URL of a proxy"),
+        (["::1%lo"], {"proxy": "http://p"}, ValueError, "http:// cannot carry the address ::1%lo"),
+        (["::1"], {"proxy": "socks4a://p"}, ValueError, "socks4a:// cannot carry the address ::1"),
+        (
+            [],
+            {"proxy": "http://p", "connectable": Path("/run/x")},
+            ValueError,
+            "a proxy is reached over TCP",
+        ),
+        ([], {"proxy_tls_context": CONTEXT}, ValueError, "a proxy whose URL begins with https://"),
+        (
+            [],
+            {"proxy": "http://p", "proxy_tls_context": CONTEXT},
+            ValueError,
+            "a proxy whose URL begins with https://",
+        ),
+        ([], {"proxy_tls_context": 5}, TypeError, "proxy_tls_context is an SSLContext, not int"),
         ([], {"source_address": ""}, ValueError, "not a host name"),
         ([], {"source_address": ("", 25)}, ValueError, "not a host name"),
         ([], {"source_address": ("::1", -1)}, ValueError, "port is from 1 to 65535"),
@@ -215,6 +256,9 @@ def test_a_hostname_is_a_name_or_an_address(hostname: str, settled_hostname: str
         ([], {"retry": 3}, TypeError, "retry is a Retry, not int"),
         ([], {"retry": True}, TypeError, "retry is a Retry, not bool"),
         ([], {"observer": "print"}, TypeError, "observer is a function, not 'print'"),
+        ([], {"observer": anyio.sleep}, TypeError, "observer is a function, not an async one"),
+        ([], {"observer": AsyncObserver()}, TypeError, "observer is a function, not an async one"),
+        ([], {"observer": partial(anyio.sleep)}, TypeError, "not an async one"),
     ],
 )
 def test_what_is_wrong_is_an_error_at_once(
@@ -257,8 +301,8 @@ def test_the_limits_that_hold_if_none_are_given() -> None:
         ({"max_connections": None}, TypeError, "max_connections is a number, not None"),
         ({"max_messages_per_connection": 0}, ValueError, "max_messages_per_connection is 1 or"),
         ({"max_messages_per_connection": 1.5}, TypeError, "max_messages_per_connection is a num"),
-        ({"keepalive_expiry": 0}, ValueError, "keepalive_expiry is above 0 seconds, not 0"),
-        ({"keepalive_expiry": float("inf")}, ValueError, "keepalive_expiry is above 0 seconds"),
+        ({"keepalive_expiry": 0}, ValueError, "keepalive_expiry is above 0 seconds and fin"),
+        ({"keepalive_expiry": float("inf")}, ValueError, r"and finite \(None: never\), not inf"),
         ({"keepalive_expiry": float("nan")}, ValueError, "keepalive_expiry is above 0 seconds"),
         ({"keepalive_expiry": "60"}, TypeError, "keepalive_expiry is a number of seconds"),
         ({"keepalive_expiry": True}, TypeError, "keepalive_expiry is a number of seconds"),
@@ -267,7 +311,7 @@ def test_the_limits_that_hold_if_none_are_given() -> None:
         ({"rate": [30, 60]}, TypeError, r"rate is \(messages, seconds\)"),
         ({"rate": (0, 60)}, ValueError, "the first of rate is 1 or more, not 0"),
         ({"rate": (0.5, 60)}, TypeError, r"the first of rate is a number, not 0\.5"),
-        ({"rate": (30, 0)}, ValueError, "the second of rate is above 0 seconds, not 0"),
+        ({"rate": (30, 0)}, ValueError, "the second of rate is above 0 seconds and finite, n"),
         ({"rate": (30, "60")}, TypeError, "the second of rate is a number of seconds"),
     ],
 )
@@ -305,137 +349,21 @@ def test_no_control_character_gets_into_a_hostname_or_a_url(control: str) -> Non
 
 
 def test_settings_do_not_show_secrets() -> None:
-    assert SECRET not in repr(settled(**ME))
-
-
-# URLs
-
-
-@pytest.mark.parametrize(
-    ("url", "endpoint", "tls"),
-    [
-        ("smtp://h.example", "h.example:25", "auto"),
-        ("smtp://h.example/", "h.example:25", "auto"),
-        ("SMTP://H.example:2525", "h.example:2525", "auto"),
-        ("smtp://h.example:465", "h.example:465", "implicit"),
-        ("smtps://h.example", "h.example:465", "implicit"),
-        ("smtp+starttls://h.example", "h.example:587", "starttls"),
-        ("smtp://tim:x@h.example", "h.example:587", "auto"),
-        ("smtp://127.0.0.1", "127.0.0.1:25", "auto"),
-        ("smtp://[::1]:2525", "[::1]:2525", "auto"),
-        ("smtp://[fe80::1%25eth0]", "[fe80::1%eth0]:25", "auto"),
-        ("smtp://b%C3%BCcher.example", "bücher.example:25", "auto"),
-        ("smtp+unix:///run/a%20b.sock", "/run/a b.sock", "auto"),
-        ("smtp+unix://h.example:465/run/x", "/run/x", "implicit"),
-    ],
-)
-def test_a_url_says_where_and_how(url: str, endpoint: str, tls: str) -> None:
-    settings = of_url(url)
-    assert str(settings.endpoint) == endpoint
-    assert settings.tls == tls
-
-
-def test_a_unix_socket_has_a_path_and_a_name() -> None:
-    endpoint = of_url("smtp+unix:///run/x").endpoint
-    assert (endpoint.connectable, endpoint.hostname) == (PurePosixPath("/run/x"), "localhost")
-    assert of_url("smtp+unix://h.example/run/x").endpoint.hostname == "h.example"
+    proxy = f"socks5://tim:{SECRET}@p.example"
+    assert SECRET not in repr(settled(**ME, proxy=proxy))
 
 
 @pytest.mark.parametrize(
-    ("userinfo", "options"),
-    [
-        ("tim:secret@", {"username": "tim", "password": "secret"}),
-        ("tim%40x:p%3Aa%2Fs%25@", {"username": "tim@x", "password": "p:a/s%"}),
-        ("j%C3%B6rg:p%C3%A4ss@", {"username": "jörg", "password": "päss"}),
-        ("tim:@", {"username": "tim", "password": ""}),
-        ("tim@", {"username": "tim"}),
-        ("", {}),
-    ],
+    ("scheme", "library"),
+    [("socks5", "socksio"), ("socks5h", "socksio"), ("socks4a", "socksio"), ("http", "h11")],
 )
-def test_the_user_is_percent_decoded(userinfo: str, options: dict[str, str]) -> None:
-    assert from_url(f"smtp://{userinfo}h.example") == ("h.example", None, options)
-
-
-@pytest.mark.parametrize(
-    ("query", "option", "value"),
-    [
-        ("local_hostname=me.example", "local_hostname", "me.example"),
-        ("timeout=2.5", "timeout", 2.5),
-        ("require_all=true", "require_all", True),
-        ("require_all=false", "require_all", False),
-        ("pipelining=off", "pipelining", "off"),
-        ("pipelining=eager", "pipelining", "eager"),
-    ],
-)
-def test_the_query_has_options(query: str, option: str, value: object) -> None:
-    hostname, port, options = from_url(f"smtp://h.example:25?{query}")
-    assert (hostname, port) == ("h.example", 25)
-    assert options == {option: value}
-
-
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
-        ("", "the scheme is one of smtp, smtp"),
-        ("h.example", "the scheme is one of"),
-        ("http://h.example", "the scheme is one of"),
-        ("smtp:h.example", "it has a host"),
-        ("smtp://", "it has a host"),
-        ("smtp://tim:tanstaaf@", "it has a host"),
-        ("smtp://h.example/tanstaaf", "no path"),
-        ("smtp://h.example#tanstaaf", "no fragment"),
-        ("smtp://tim:tan/staaf@h.example", "no path .*in a password / is %2F"),
-        ("smtp://tim:tan#staaf@h.example", "no fragment"),
-        ("smtp://tim:tan?staaf@h.example", "it cannot be parsed"),
-        ("smtp://tim:tanstaaf@h.example:99999", "it cannot be parsed"),
-        ("smtp://tim:tanstaaf@h.example:x", "it cannot be parsed"),
-        ("smtp://tim:tanstaaf@[::1", "it cannot be parsed"),
-        ("smtp://tim:tanstaaf@h\u2100example", "it cannot be parsed"),
-        ("smtp://tim%3Atanstaaf%40h.example", "it cannot be parsed"),
-        ("smtp://h.example%0A", "it cannot be parsed"),
-        ("smtp://h.example\n", "it has a control character"),
-        ("smtp://h.example?password=tanstaaf", "a key that is none of local_hostname, timeout"),
-        ("smtp://h.example?tanstaaf", "it cannot be parsed"),
-        ("smtp://h.example?timeout=tanstaaf", "timeout in the query is a number of seconds"),
-        ("smtp://h.example?require_all=1", "require_all in the query is true or false"),
-        ("smtp://h.example?timeout=1&timeout=2", "the query has timeout twice"),
-        ("smtp+unix://h.example", "the path of a unix socket starts with /"),
-        ("smtp+unix:run/x", "the path of a unix socket starts with /"),
-        ("smtp+unix:///run/x#1", "there is no fragment"),
-    ],
-)
-def test_what_is_no_url_of_a_server_is_an_error_that_does_not_show_it(
-    url: str, reason: str
+def test_a_proxy_without_its_library_is_an_error_at_once(
+    scheme: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=f"^not the URL of a server: .*{reason}") as caught:
-        from_url(url)
-    assert SECRET not in str(caught.value)
-    assert "h.example" not in str(caught.value)
-    assert caught.value.__suppress_context__
-
-
-@pytest.mark.parametrize(
-    ("url", "text"),
-    [
-        ("smtp://tim@h.example", "username and password come together"),
-        ("smtp://h.example:0", "port is from 1 to 65535"),
-        ("smtp://h.example?timeout=-1", "above 0"),
-        ("smtp://h.example?timeout=nan", "above 0"),
-        ("smtp://h.example?local_hostname=", "local_hostname is a domain"),
-        ("smtp://h.example?pipelining=on", "pipelining is one of"),
-        ("smtp://tim:tanstaaf%0A@h.example", "control character in password"),
-    ],
-)
-def test_what_a_url_says_is_checked_like_any_option(url: str, text: str) -> None:
-    with pytest.raises(ValueError, match=text) as caught:
-        of_url(url)
-    assert url not in str(caught.value)
-    assert SECRET not in str(caught.value)
-
-
-def test_a_url_is_text() -> None:
-    with pytest.raises(TypeError):
-        from_url(b"smtp://h.example")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    installed = dict[str, object]()
+    monkeypatch.setattr(importlib.util, "find_spec", installed.get)
+    with pytest.raises(ImportError, match=rf"needs {library}: pip install 'anysmtp\[proxy\]'"):
+        settled(proxy=f"{scheme}://tim@p.example")
 
 
 @pytest.mark.parametrize(

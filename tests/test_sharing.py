@@ -27,13 +27,12 @@ from anysmtp import (
     SMTPTimeoutError,
     Timeouts,
 )
+from anysmtp.testing import DEFAULT_KEYWORDS, DROP, STALL, Act, Answer, ScriptedServer
 from support.bench import LARGE, RECIPIENTS, SMALL
 from support.cancel import cancel_at
 from support.clients import SENDER, Script, Through, Wrapped, connection_to, email, on_memory
 from support.fixtures import Tally
 from support.leaks import no_leaks
-from support.script import DROP, STALL, Act, Answer
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.sends import Group, Mailer, Send, Sharing, echo, judge
 from support.virtual_time import in_virtual_time
 
@@ -305,7 +304,7 @@ async def test_a_passenger_that_must_be_made_seven_bit_waits_for_his_turn(kind: 
         hold.set()
     assert first.has_its_reply
     assert third.has_its_reply
-    assert all(message.data.isascii() for message in server.messages)
+    assert all(message.raw.isascii() for message in server.messages)
     assert server.deliveries() == {
         **{(subject, recipient): 1 for subject in ("1", "3") for recipient in RECIPIENTS},
         ("2", RECIPIENTS[0]): 1,

@@ -6,8 +6,8 @@ import anyio
 import pytest
 
 from anysmtp import SMTPConnection, SMTPTimeoutError
+from anysmtp.testing import STALL, Act
 from support.clients import Script, connection_to
-from support.script import STALL, Act
 from support.sends import Group, Send, Sharing
 from test_sharing import either, serving, start
 

@@ -25,13 +25,11 @@ from anysmtp import (
     SMTPSenderRefused,
     SMTPServerDisconnected,
 )
+from anysmtp.testing import DEFAULT_KEYWORDS, DROP, STALL, Answer, ScriptedServer, Transcript
 from support.bench import message, subject_of
 from support.clients import RAW, SENDER, Script, email, on_memory
 from support.leaks import no_leaks
 from support.quick import sampled
-from support.records import Record
-from support.script import DROP, STALL, Answer
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 
 pytestmark = pytest.mark.anyio
 
@@ -75,7 +73,7 @@ def groups(server: ScriptedServer) -> list[list[str]]:
     return [message.recipients for message in server.messages]
 
 
-def asked(record: Record) -> list[list[str]]:
+def asked(record: Transcript) -> list[list[str]]:
     """Who was asked for in each transaction."""
     found: list[list[str]] = []
     for command in record.commands:
@@ -110,7 +108,7 @@ async def test_a_transaction_has_as_many_recipients_as_the_server_declares(
         else:
             receipt = await send(smtp, people(8), delivery=delivery)
     assert groups(server) == [[R0, R1, R2], [R3, R4, R5], people(8)[6:]]
-    assert [one.data for one in server.messages] == [RAW] * 3
+    assert [one.raw for one in server.messages] == [RAW] * 3
     assert list(receipt.accepted) == people(8)
     assert [reply.code for reply in receipt.replies] == [250, 250, 250]
     assert receipt.reply is receipt.replies[-1]
@@ -134,13 +132,13 @@ async def test_the_copies_of_a_message_object_have_one_message_id() -> None:
     server = limited("RCPTMAX=1")
     async with server, on_memory(server) as smtp:
         receipt = await smtp.send_message(email(To=", ".join(people(3))))
-    assert len({one.data for one in server.messages}) == 1
+    assert len({one.raw for one in server.messages}) == 1
     assert receipt.message_id is not None
-    assert receipt.message_id.encode() in server.messages[0].data
+    assert receipt.message_id.encode() in server.messages[0].raw
     assert groups(server) == [[R0], [R1], [R2]]
 
 
-def domains(record: Record) -> set[str]:
+def domains(record: Transcript) -> set[str]:
     """Whose recipients were asked for on a connection."""
     return {one.rpartition("@")[2].lower() for group in asked(record) for one in group}
 
@@ -458,7 +456,7 @@ async def resumed(smtp: SMTP, server: ScriptedServer, delivery: Delivery[None]) 
     receipt = await smtp.send_message(email(To=", ".join(people(5))), delivery=delivery)
     assert tuple(receipt.accepted)[-len(rest) :] == rest
     assert [r for one in server.received[before:] for r in one.recipients] == list(rest)
-    ids = {one.data.partition(b"Message-ID: ")[2].partition(b"\r\n")[0] for one in server.received}
+    ids = {one.raw.partition(b"Message-ID: ")[2].partition(b"\r\n")[0] for one in server.received}
     assert len(ids) == 1
     assert b"@" in ids.pop()
 

@@ -13,10 +13,9 @@ import pytest
 
 import anysmtp
 from anysmtp import SMTP, Delivery, SMTPTimeoutError
+from anysmtp.testing import DEAF, DEFAULT_KEYWORDS, STALL, ScriptedServer
 from support.bench import LARGE, RECIPIENTS, message
 from support.leaks import no_leaks
-from support.script import DEAF, STALL
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 from support.tls import Certificates
 from support.virtual_time import in_virtual_time
 

@@ -9,10 +9,9 @@ import anyio
 import pytest
 
 from anysmtp import SMTP, SMTPTimeoutError, Timeouts, sasl
+from anysmtp.testing import Act, ScriptedServer
 from support.bench import RECIPIENTS, message
 from support.mechanisms import SECRET, USER, server_side
-from support.script import Act
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio

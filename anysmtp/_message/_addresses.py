@@ -108,7 +108,7 @@ def parse_recipients(given: Recipients) -> tuple[Mailbox, ...]:
     if isinstance(given, (str, Address, Recipient)):
         return (_parse_recipient(given),)
     several = cast("object", given)
-    if isinstance(several, (bytes, bytearray)) or not isinstance(several, Iterable):
+    if isinstance(several, (bytes, bytearray, dict)) or not isinstance(several, Iterable):
         raise TypeError(f"recipients are one address or several, not {given!r}")
     return unique(
         parse_address(each) if isinstance(each, str) else _parse_recipient(each) for each in given

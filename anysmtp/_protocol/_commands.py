@@ -69,6 +69,11 @@ def ehlo(local_hostname: str) -> Command:
     return Command(f"EHLO {_word(local_hostname)}")
 
 
+def lhlo(local_hostname: str) -> Command:
+    """EHLO's name in LMTP (RFC 2033 section 4.1)."""
+    return Command(f"LHLO {_word(local_hostname)}", verb="EHLO")
+
+
 def helo(local_hostname: str) -> Command:
     return Command(f"HELO {_word(local_hostname)}")
 
@@ -126,6 +131,8 @@ def parameters(options: Iterable[str]) -> tuple[str, ...]:
     checked = tuple(options)
     if not checked:
         return checked
+    if not all(isinstance(option, str) for option in checked):
+        raise TypeError(f"options are several strings, not {options!r}")
     if len(" ".join(checked).encode("utf-8", "replace")) > _MAX_PARAMETERS:
         raise ValueError(f"parameters of more than {_MAX_PARAMETERS} octets")
     for option in checked:

@@ -11,27 +11,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from .._envelope import Content, Job, Mailbox
+from .._envelope import Content, Job, Mailbox, Stream
 from .._parameters import REQUIRETLS, Notify, Parameter, notify_parameter, untyped
 from ..errors import SMTPMessageTooLarge, SMTPNotSupported, SMTPTLSError
 from ._extensions import Extensions
 
 
-def needs_downgrade(content: Content, extensions: Extensions) -> bool:
+def needs_downgrade(content: Content | Stream, extensions: Extensions) -> bool:
     """Whether the server takes the message only in 7bit (RFC 6152 section 3)."""
-    return content.is_8bit and not extensions.eight_bit_mime
+    return bool(content.is_8bit) and not extensions.eight_bit_mime
 
 
 def mail_parameters(
-    job: Job, content: Content, extensions: Extensions, *, is_tls_verified: bool
+    job: Job, content: Content | Stream, extensions: Extensions, *, is_tls_verified: bool
 ) -> tuple[list[str], bool]:
     """The parameters of MAIL; and whether the transaction uses SMTPUTF8."""
     given = {option.partition("=")[0].upper() for option in job.mail_options}
     parameters: list[str] = []
     limit = extensions.size
-    if "SIZE" in extensions and "SIZE" not in given:
+    if "SIZE" in extensions and "SIZE" not in given and content.size is not None:
         parameters.append(f"SIZE={content.size}")
-    if limit is not None and content.size > limit:
+    if limit is not None and content.size is not None and content.size > limit:
         raise SMTPMessageTooLarge(
             f"the message has {content.size} octets, the server takes {limit}"
         )
@@ -39,6 +39,8 @@ def mail_parameters(
         _require_8bit(job, extensions)
         if "BODY" not in given:
             parameters.append("BODY=8BITMIME")
+    elif _may_be_8bit(job, content, extensions) and "BODY" not in given:
+        parameters.append("BODY=8BITMIME")
     asks_for_utf8 = "SMTPUTF8" in given
     if (reason := _needs_utf8(job, content)) is not None:
         if not extensions.smtputf8:
@@ -101,6 +103,11 @@ def _require_tls(job: Job, is_tls_verified: bool) -> None:
         )
 
 
+def _may_be_8bit(job: Job, content: Content | Stream, extensions: Extensions) -> bool:
+    """Whether a message that nobody has read yet may have octets above 127."""
+    return content.is_8bit is None and extensions.eight_bit_mime and not job.is_binary
+
+
 def _require_8bit(job: Job, extensions: Extensions) -> None:
     if extensions.eight_bit_mime:
         return
@@ -110,7 +117,7 @@ def _require_8bit(job: Job, extensions: Extensions) -> None:
     )
 
 
-def _needs_utf8(job: Job, content: Content) -> str | None:
+def _needs_utf8(job: Job, content: Content | Stream) -> str | None:
     """Why the transaction must use SMTPUTF8 (RFC 6531 section 3.4), if it must."""
     for mailbox in (job.sender, *job.recipients):
         if mailbox is not None and mailbox.ascii is None:

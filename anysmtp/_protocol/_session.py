@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from .._reply import Reply
 from ..errors import SMTPProtocolError
@@ -94,6 +94,8 @@ class Session:
         "refused_in_a_row",
         "unanswered",
     )
+
+    is_lmtp: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._parser = ReplyParser()

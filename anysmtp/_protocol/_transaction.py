@@ -44,7 +44,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from .._delivery import Ledger, Outcome
-from .._envelope import Content, Job, Mailbox
+from .._envelope import Content, Job, Mailbox, Stream
 from .._reply import Reply
 from ..errors import (
     SMTPAuthenticationError,
@@ -88,7 +88,7 @@ class Transaction:
         "_data",
         "_data_rides",
         "_epoch",
-        "_final",
+        "_finals",
         "_is_handed_over",
         "_job",
         "_ledger",
@@ -104,17 +104,18 @@ class Transaction:
         "_server_has_recipients",
         "_taken",
         "_too_many",
-        "_utf8",
         "chunk",
+        "is_chunked",
         "is_eager",
         "is_stale",
+        "is_utf8",
         "wears_out",
     )
 
     def __init__(
         self,
         job: Job,
-        content: Content,
+        content: Content | Stream,
         extensions: Extensions,
         ledger: Ledger,
         *,
@@ -129,7 +130,7 @@ class Transaction:
         self._ledger = ledger
         self._epoch = ledger.epoch
         self._is_handed_over = False
-        parameters, self._utf8 = mail_parameters(
+        parameters, self.is_utf8 = mail_parameters(
             job, content, extensions, is_tls_verified=is_tls_verified
         )
         self._recipients, self._rest = _one_transaction(job, extensions.limits, domains)
@@ -142,17 +143,20 @@ class Transaction:
             and self._data_rides
             and extensions.chunking
             and chunking != "off"
+            and not isinstance(content, Stream)
             and content.size <= EAGER_SIZE
             # RSET, MAIL and BDAT.
             and len(self._recipients) + 3 <= MAX_FLIGHT
         )
         """Whether the message goes out with its envelope, in one flight."""
+        self.is_chunked = self.is_eager or _is_chunked(job, extensions, chunking)
+        """Whether BDAT carries the message."""
         self.chunk = (
             _commands.bdat(content.size, is_last=True)
-            if self.is_eager or _uses_chunk(job, extensions, chunking)
+            if self.is_chunked and content.size is not None
             else None
         )
-        """The command that the message follows at once; None where DATA asks for it."""
+        """The command that the whole of the message follows at once."""
         # RFC 4954 section 6. Where STARTTLS is on offer, 530 asks for that (RFC 3207 section 4).
         self._login_is_missing = {535} if extensions.starttls else {530, 535}
         self._plan = self._planned(reset_first)
@@ -162,7 +166,7 @@ class Transaction:
         self._rcpt_refused: dict[str, Reply] = {}
         self._server_has_recipients = False
         self._data: Reply | None = None
-        self._final: Reply | None = None
+        self._finals: list[Reply] = []
         self._refusal: SMTPException | None = None
         self.is_stale = False
         """Whether the connection, and not the message, was refused."""
@@ -187,7 +191,7 @@ class Transaction:
     @property
     def end(self) -> End:
         """What follows the envelope."""
-        if self.chunk is not None and not self.is_eager:
+        if self.is_chunked and not self.is_eager:
             return "message" if self._may_go() else "nothing"
         if self._data is None or not self._data.is_intermediate:
             return "nothing"
@@ -213,7 +217,7 @@ class Transaction:
 
     def take_final(self, reply: Reply) -> None:
         """The reply to the message; or a refusal while it is going out."""
-        self._final = reply
+        self._finals.append(reply)
         if self._is_late:
             outcome: Outcome = "accepted" if reply.is_positive else "refused"
             self._ledger.learn(self._taken, outcome, reply)
@@ -224,7 +228,7 @@ class Transaction:
             return
         self._refusal = SMTPDataError(reply, command=_commands.END_OF_DATA.shown)
         # Whether a server that refuses a chunk has read it is not to be relied on.
-        self.wears_out = self.chunk is not None
+        self.wears_out = self.is_chunked
         # The server's word on the message itself holds for the others too.
         self._refuse(self._rest, reply)
 
@@ -235,8 +239,7 @@ class Transaction:
             self._refusal = SMTPRecipientsRefused(self._rcpt_refused)
         if self._refusal is not None:
             raise self._refusal
-        assert self._final is not None
-        return self._final
+        return self._finals[-1]
 
     def _planned(self, reset_first: bool) -> deque[tuple[Command, Sink]]:
         """Every command of the envelope, with what its reply means."""
@@ -246,9 +249,9 @@ class Transaction:
         plan.append((self._mail, self._take_mail))
         for recipient in self._recipients:
             plan.append((self._rcpt(recipient), self._take_rcpt))
-        if self.chunk is None:
+        if not self.is_chunked:
             plan.append((_commands.DATA, self._take_data))
-        elif self.is_eager:
+        elif self.is_eager and self.chunk is not None:
             plan.append((self.chunk, self._take_chunk))
         return plan
 
@@ -256,7 +259,7 @@ class Transaction:
         return _commands.rcpt(self._path(recipient), rcpt_parameters(self._job, recipient))
 
     def _path(self, mailbox: Mailbox) -> str:
-        if self._utf8 or mailbox.ascii is None:
+        if self.is_utf8 or mailbox.ascii is None:
             return mailbox.utf8
         return mailbox.ascii
 
@@ -364,7 +367,7 @@ class Transaction:
 _GOODBYE = (421, 554)
 
 
-def _uses_chunk(job: Job, extensions: Extensions, chunking: Chunking) -> bool:
+def _is_chunked(job: Job, extensions: Extensions, chunking: Chunking) -> bool:
     """Whether BDAT carries a message that is not eager (RFC 3030): where nothing else can, where it
     saves the wait for 354, or always. Some servers get it wrong, so not without a reason.
     """
@@ -406,10 +409,11 @@ def _one_transaction(
             seen.add(domain)
     if not chosen:
         raise SMTPServerDisconnected("the server takes no other domain on this connection")
-    if rest and job.require_all:
+    if rest and (job.require_all or job.is_one_shot):
+        reason = "require_all needs them" if job.require_all else "the message can be read only"
         raise SMTPNotSupported(
             f"the server takes {len(chosen)} of the {len(job.recipients)} recipients in one "
-            "transaction, and require_all needs them in one"
+            f"transaction, and {reason} {'in one' if job.require_all else 'once'}"
         )
     if domains is not None:
         domains |= seen

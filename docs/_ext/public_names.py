@@ -2,8 +2,8 @@
 
 autodoc writes a type as the module has it that defines it, ``anysmtp._reply.Reply``, or as it
 stands in the source where it cannot be evaluated, ``Reply``. The pages document what ``anysmtp``,
-``anysmtp.events`` and ``anysmtp.sasl`` export, so a reference that finds nothing is tried again
-under those.
+``anysmtp.events``, ``anysmtp.sasl`` and ``anysmtp.testing`` export, so a reference that finds
+nothing is tried again under those.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 import anysmtp
-from anysmtp import events, sasl
+from anysmtp import events, sasl, testing
 
 PUBLIC = {
+    **{name: f"anysmtp.testing.{name}" for name in testing.__all__},
     **{name: f"anysmtp.sasl.{name}" for name in sasl.__all__},
     **{name: f"anysmtp.events.{name}" for name in events.__all__},
     **{name: f"anysmtp.{name}" for name in anysmtp.__all__},

@@ -56,7 +56,7 @@ class Watch:
         self._messages = messages
 
     def __enter__(self) -> None:
-        self._idle = _reset_peak()
+        self._idle = reset_peak_memory()
         self._cpu = time.process_time()
         self._children = _children_cpu()
         self._start = time.perf_counter()
@@ -69,7 +69,7 @@ class Watch:
     ) -> None:
         seconds = time.perf_counter() - self._start
         cpu = time.process_time() - self._cpu + _children_cpu() - self._children
-        self.run = Run(self._messages, seconds, cpu, max(0, _peak() - self._idle))
+        self.run = Run(self._messages, seconds, cpu, max(0, peak_memory() - self._idle))
 
 
 class Task:
@@ -118,16 +118,16 @@ def _status(field: str) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
 
 
-def _reset_peak() -> int:
+def reset_peak_memory() -> int:
     """Let the peak of memory be what is in use now, as far as the system can; the peak."""
     with suppress(OSError, AttributeError):
         # What was freed before is not to hide what is needed now.
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
+    return peak_memory()
 
 
-def _peak() -> int:
+def peak_memory() -> int:
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

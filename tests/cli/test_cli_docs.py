@@ -23,7 +23,7 @@ from anyio.abc import ByteStream
 
 from anysmtp.cli import _findings
 from anysmtp.cli._exit import Exit
-from support.aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import AiosmtpdServer
 from support.cli import cli
 from support.tls import Certificates
 

@@ -15,8 +15,8 @@ import pytest
 
 from anysmtp.cli import _loop
 from anysmtp.cli._exit import Exit
+from anysmtp.testing import STALL
 from support.cli import Ran, cli, command, environment
-from support.script import STALL
 from support.threaded import ThreadedServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is sent as a signal here")

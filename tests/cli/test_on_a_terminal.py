@@ -8,10 +8,9 @@ import anyio
 import pytest
 
 from anysmtp.cli._exit import Exit
-from support.aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import STALL, AiosmtpdServer
 from support.fixtures import USERS
 from support.postfix import Postfix
-from support.script import STALL
 from support.threaded import ThreadedServer
 from support.tls import Certificates
 

@@ -12,7 +12,7 @@ import pytest
 
 from anysmtp.cli import _app, _secrets
 from anysmtp.cli._exit import Exit
-from support.aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import AiosmtpdServer
 from support.cli import Ran, cli
 from support.tls import Certificates
 

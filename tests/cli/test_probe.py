@@ -10,9 +10,8 @@ import pytest
 from anyio.abc import ByteStream
 
 from anysmtp.cli._exit import Exit
-from support.aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import DROP, STALL, AiosmtpdServer, Answer
 from support.cli import Ran, cli, cli_process, shape
-from support.script import DROP, STALL, Answer
 from support.threaded import ThreadedServer
 from support.tls import Certificates
 

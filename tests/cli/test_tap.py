@@ -9,7 +9,7 @@ from anyio import ClosedResourceError, EndOfStream
 from anyio.abc import SocketAttribute
 
 from anysmtp.cli._tap import Step, Stopwatch, Tap
-from support.memory import MemoryByteStream, memory_pair
+from anysmtp.testing._memory import MemoryByteStream, memory_pair
 
 pytestmark = pytest.mark.anyio
 

@@ -15,11 +15,9 @@ from typing import Any
 
 import pytest
 
-from support.aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import DROP, STALL, Act, AiosmtpdServer, ScriptedServer
 from support.fixtures import USERS
 from support.letters import letter
-from support.script import DROP, STALL, Act
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
@@ -99,7 +97,7 @@ async def test_a_session_step_by_step(lib: Any) -> None:
         assert client.is_ehlo_or_helo_needed
     [message] = server.messages
     assert (message.sender, message.recipients) == (SENDER, RECIPIENTS[:1])
-    assert message.data == RAW.encode()
+    assert message.raw == RAW.encode()
 
 
 async def test_the_other_commands(lib: Any) -> None:
@@ -163,8 +161,8 @@ async def test_a_message_object(lib: Any) -> None:
     first, second = server.messages
     assert first.recipients == ["ann@example.test", "secret@example.test"]
     assert (second.sender, second.recipients) == (SENDER, ["b@x.test"])
-    assert first.data == second.data
-    assert b"Bcc" not in first.data
+    assert first.raw == second.raw
+    assert b"Bcc" not in first.raw
     assert message["Bcc"]
 
 

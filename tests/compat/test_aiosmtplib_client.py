@@ -20,12 +20,10 @@ from anysmtp.compat.aiosmtplib import SMTP, SMTPException, smtp
 from anysmtp.compat.aiosmtplib._session import _run_now
 from anysmtp.compat.aiosmtplib._translate import translated
 from anysmtp.compat.aiosmtplib.errors import SMTPTLSError
-from support.aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import STALL, Act, AiosmtpdServer, ScriptedServer
 from support.clients import Wrapped
 from support.fixtures import USERS
 from support.letters import letter
-from support.script import STALL, Act
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 
 SENDER, RECIPIENTS = "a@x.test", ["b@x.test", "c@x.test"]
@@ -594,8 +592,8 @@ def test_the_synchronous_helpers(aiosmtpd_starttls: AiosmtpdServer) -> None:
     assert client.sendmail_sync(SENDER, RECIPIENTS, RAW) == ({}, "2.0.0 OK")
     assert client.send_message_sync(letter(), recipients="b@x.test") == ({}, "2.0.0 OK")
     assert [message.recipients for message in server.messages] == [
-        ("b@x.test", "c@x.test"),
-        ("b@x.test",),
+        ["b@x.test", "c@x.test"],
+        ["b@x.test"],
     ]
 
 

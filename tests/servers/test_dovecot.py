@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
@@ -11,7 +10,7 @@ import pytest
 
 from anysmtp import SMTP, SMTPAuthenticationError, create_tls_context, sasl
 from support.bench import RECIPIENTS, message
-from support.dovecot import Dovecot, why_not
+from support.dovecot import Dovecot, require_dovecot
 from support.fixtures import USERS
 from support.tls import Certificates
 from support.tokens import IntrospectionEndpoint
@@ -19,15 +18,6 @@ from support.tokens import IntrospectionEndpoint
 pytestmark = pytest.mark.anyio
 
 Auth: TypeAlias = "sasl.Mechanism | Sequence[sasl.Mechanism]"
-
-
-def require_dovecot() -> None:
-    """Skip the test where there can be no Dovecot; fail if ``ANYSMTP_REQUIRE_DOVECOT`` is 1."""
-    reason = why_not()
-    if reason and os.environ.get("ANYSMTP_REQUIRE_DOVECOT") == "1":
-        pytest.fail(f"Dovecot is required, but {reason}")
-    if reason:
-        pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +49,7 @@ async def deliver(dovecot: Dovecot, smtp: SMTP) -> None:
     async with smtp:
         receipt = await smtp.sendmail("a@x.test", RECIPIENTS, message(subject))
     assert receipt.reply.code == 250
-    assert f"Subject: {subject}".encode() in dovecot.relay.messages[-1].data
+    assert f"Subject: {subject}".encode() in dovecot.relay.messages[-1].raw
 
 
 PASSWORDS: dict[str, Callable[[str, str], sasl.Mechanism]] = {

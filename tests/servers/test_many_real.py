@@ -9,7 +9,7 @@ import pytest
 from anyio import sleep
 
 from anysmtp import SMTP, Delivery, Envelope, Limits, Mail, SMTPAuthenticationError
-from support.aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import AiosmtpdServer
 from support.bench import message
 from support.fixtures import USERS
 from support.letters import letter
@@ -186,7 +186,7 @@ async def test_aiosmtpd_takes_each_message_once(
     async with SMTP(aiosmtpd_plain.host, aiosmtpd_plain.port, limits=limits) as smtp:
         deliveries = await send_all(smtp, Source(100).items_async())
     assert outcomes(deliveries) == dict.fromkeys(range(100), "accepted")
-    taken = {delivered.recipients[0]: delivered.data for delivered in aiosmtpd_plain.messages}
+    taken = {delivered.recipients[0]: delivered.raw for delivered in aiosmtpd_plain.messages}
     assert len(aiosmtpd_plain.messages) == 100
     assert taken == {f"{n}@x.test": message(str(n)) for n in range(100)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from anyio import aclose_forcefully
 from anyio.abc import AsyncResource, ByteStream
 
-from .scripted import ScriptedServer
+from anysmtp.testing import ScriptedServer
 
 HELLO = b"EHLO client.example.test\r\n"
 

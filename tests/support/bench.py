@@ -13,10 +13,8 @@ from typing import Any, Literal, TypeAlias
 from anyio.lowlevel import checkpoint
 
 from anysmtp import SMTP, Delivery, Receipt
+from anysmtp.testing import DEFAULT_KEYWORDS, Answer, ScriptedServer, Sent
 
-from .records import Message
-from .script import Answer
-from .scripted import DEFAULT_KEYWORDS, ScriptedServer
 from .tls import Certificates
 
 Transport: TypeAlias = Literal["plain", "starttls", "implicit"]
@@ -70,7 +68,7 @@ class Bench:
     def client(self, **options: Any) -> SMTP:
         return SMTP("127.0.0.1", self.server.port, **self._options, **options)
 
-    def received(self, subject: str) -> list[Message]:
+    def received(self, subject: str) -> list[Sent]:
         """The messages of this subject whose end has arrived."""
         return [message for message in self.server.received if subject_of(message) == subject]
 
@@ -96,7 +94,7 @@ class Bench:
                 return self.once.pop(point)
         return f"250 2.0.0 {subject_of(self._newest())}" if line == "." else None
 
-    def _newest(self) -> Message:
+    def _newest(self) -> Sent:
         """The one that has not been answered, on whichever connection it came."""
         for record in reversed(self.server.connections):
             if len(record.received) > self._answered[record.number]:
@@ -118,5 +116,5 @@ def message(subject: str, size: int = SMALL) -> bytes:
     return b"Subject: " + subject.encode() + b"\r\n\r\n" + line * (size // len(line))
 
 
-def subject_of(received: Message) -> str:
-    return received.data.partition(b"\r\n")[0].decode().removeprefix("Subject: ")
+def subject_of(received: Sent) -> str:
+    return received.raw.partition(b"\r\n")[0].decode().removeprefix("Subject: ")

@@ -110,8 +110,9 @@ async def cancel_in_turn(k: int, how: How, afn: Callable[[], Coroutine[Any, Any,
             await checkpoint()
         while steps.trigger is None:
             await checkpoint()
-        steps.stopped = True
-        steps.trigger(None)
+        if not steps.has_ended:
+            steps.stopped = True
+            steps.trigger(None)
 
     async with create_task_group() as group:
         group.start_soon(count_turns)
@@ -146,6 +147,7 @@ class _Steps(Generic[T]):
         self.error: BaseException | None = None
         self.trigger: Callable[[Any], object] | None = None
         self.is_slow = False
+        self.has_ended = False
         self._coroutine = coroutine
         self._k = k
 
@@ -156,10 +158,12 @@ class _Steps(Generic[T]):
             try:
                 awaited = step()
             except StopIteration as done:
+                self.has_ended = True
                 result: T = done.value
                 return result
             except BaseException as exc:
                 self.error = exc
+                self.has_ended = True
                 raise
             self.count += 1
             try:

@@ -40,10 +40,10 @@ from anysmtp import (
     Statistics,
     Timeouts,
 )
+from anysmtp.testing import DEAF, DEFAULT_KEYWORDS, DROP, RESET, STALL, Act, ScriptedServer
+from anysmtp.testing._script import MISREAD
 
 from .leaks import no_leaks
-from .script import DEAF, DROP, MISREAD, RESET, STALL, Act
-from .scripted import DEFAULT_KEYWORDS, ScriptedServer
 
 TIMEOUT = 2.0
 """The client's timeouts, in seconds: below the server's being too late, above its being late."""

@@ -8,11 +8,10 @@ from typing import Any, TypeAlias
 
 from anyio.abc import ByteStream, ByteStreamConnectable
 
-from anysmtp import SMTP, Limits, Receipt, SMTPConnection
+from anysmtp import SMTP, Limits, RawMessage, Receipt, SMTPConnection
+from anysmtp.testing import Answer, ScriptedServer
 
 from .bench import RECIPIENTS
-from .script import Answer
-from .scripted import ScriptedServer
 
 Script: TypeAlias = "dict[str, Answer | Sequence[Answer]]"
 
@@ -39,7 +38,7 @@ async def connection_to(server: ScriptedServer, **options: Any) -> SMTPConnectio
     return SMTPConnection(await server.connectable.connect(), "mail.example.test", **options)
 
 
-async def deliver(smtp: SMTP | SMTPConnection, raw: bytes | str = RAW, **options: Any) -> Receipt:
+async def deliver(smtp: SMTP | SMTPConnection, raw: RawMessage = RAW, **options: Any) -> Receipt:
     """Send a raw message to the two of `RECIPIENTS`."""
     return await smtp.sendmail(SENDER, RECIPIENTS, raw, **options)
 

@@ -1,10 +1,13 @@
-"""A real Dovecot as a submission server, run from a throwaway folder on free loopback ports.
+"""A real Dovecot, for submission and LMTP, run from a throwaway folder on free loopback ports.
 
 Nothing of the machine's own Dovecot is used but its programs. It takes logins by every mechanism
 that it has, on the port ``submission`` (STARTTLS) and on ``submissions`` (implicit TLS), and hands
 mail on to a relay, an aiosmtpd of the test's. A client's certificate names the user in its common
 name, for EXTERNAL. Tokens are JSON Web Tokens (RFC 7519) that it checks by itself; `Dovecot.token`
 makes them. With an ``introspection_url`` it asks there instead (RFC 7662).
+
+By LMTP, on the port ``lmtp`` and on the unix socket `Dovecot.socket`, it takes mail for its users,
+at any domain or none; `Dovecot.mail` is what it has stored.
 
 Failed logins are not delayed, as they are by default, so that the tests are quick.
 """
@@ -27,7 +30,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from .aiosmtpd_server import AiosmtpdServer
+import pytest
+
+from anysmtp.testing import AiosmtpdServer
 
 HOST = "127.0.0.1"
 MECHANISMS = (
@@ -39,13 +44,13 @@ MECHANISMS = (
     "xoauth2",
     "oauthbearer",
 )
-PROGRAMS = ("/usr/lib/dovecot/submission-login", "/usr/lib/dovecot/auth")
+PROGRAMS = tuple(f"/usr/lib/dovecot/{name}" for name in ("submission-login", "auth", "lmtp"))
 
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
 _PATIENCE = 20.0
 
 _CONF = """
-protocols = submission
+protocols = submission lmtp
 base_dir = {folder}/run
 state_dir = {folder}/state
 log_path = {folder}/log
@@ -76,6 +81,17 @@ service submission-login {{
     ssl = yes
   }}
 }}
+service lmtp {{
+  inet_listener lmtp {{
+    port = {lmtp}
+  }}
+  unix_listener {folder}/lmtp {{
+    mode = 0666
+  }}
+}}
+protocol lmtp {{
+  auth_username_format = %Ln
+}}
 service anvil {{
   unix_listener anvil-auth-penalty {{
     mode = 0
@@ -103,7 +119,7 @@ passdb {{
 }}
 passdb {{
   driver = passwd-file
-  mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256
+  mechanisms = none plain login cram-md5 scram-sha-1 scram-sha-256
   args = scheme=PLAIN {folder}/users
 }}
 userdb {{
@@ -137,6 +153,15 @@ def why_not() -> str | None:
     if os.geteuid() != 0:
         return "Dovecot runs as root only"
     return None
+
+
+def require_dovecot() -> None:
+    """Skip the test where there can be no Dovecot; fail if ``ANYSMTP_REQUIRE_DOVECOT`` is 1."""
+    reason = why_not()
+    if reason and os.environ.get("ANYSMTP_REQUIRE_DOVECOT") == "1":
+        pytest.fail(f"Dovecot is required, but {reason}")
+    if reason:
+        pytest.skip(reason)
 
 
 class Dovecot:
@@ -192,6 +217,16 @@ class Dovecot:
         signature = hmac.digest(self._key, signed.encode(), hashlib.sha256)
         return f"{signed}.{_base64url(signature)}"
 
+    @property
+    def socket(self) -> Path:
+        """Where it speaks LMTP besides its port."""
+        return self.folder / "lmtp"
+
+    def mail(self, user: str) -> list[str]:
+        """The messages that a user has, each with the lines that Dovecot put in front of it."""
+        new = self.folder / "mail" / user / "new"
+        return [path.read_text("utf-8") for path in sorted(new.iterdir())] if new.exists() else []
+
     def log(self) -> str:
         """What Dovecot has to say."""
         path = self.folder / "log"
@@ -220,8 +255,7 @@ class Dovecot:
                 raise RuntimeError(f"Dovecot did not start:\n{self.log()}")
 
     def _configure(self) -> None:
-        submission, submissions = _free_ports(2)
-        self.ports = {"submission": submission, "submissions": submissions}
+        self.ports = dict(zip(("submission", "submissions", "lmtp"), _free_ports(3), strict=True))
         values = {
             "folder": self.folder,
             "relay": self.relay.port,

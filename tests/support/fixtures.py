@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from .aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import AiosmtpdServer
+
 from .cancel import How, hows
 from .exim import Exim
 from .exim import why_not as exim_why_not

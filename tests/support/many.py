@@ -14,17 +14,17 @@ from anyio import get_current_task
 from anyio.lowlevel import checkpoint
 
 from anysmtp import SMTP, Delivery, Envelope, Mail
+from anysmtp.testing import Sent
 
 from .bench import SMALL, message, subject_of
 from .clients import SENDER
-from .records import Message
 
 K = TypeVar("K")
 
 
-def mail(key: K, size: int = SMALL) -> Mail[K]:
+def mail(key: K, size: int = SMALL, *, sender: str = SENDER) -> Mail[K]:
     """A raw message to ``key@x.test``."""
-    envelope = Envelope(sender=SENDER, recipients=f"{key}@x.test")
+    envelope = Envelope(sender=sender, recipients=f"{key}@x.test")
     return Mail(message(str(key), size), envelope, key=key)
 
 
@@ -96,6 +96,6 @@ def outcomes(deliveries: Iterable[Delivery[Any]]) -> dict[Any, Any]:
     return {delivery.key: delivery.outcome for delivery in deliveries}
 
 
-def subjects(messages: Iterable[Message]) -> list[str]:
+def subjects(messages: Iterable[Sent]) -> list[str]:
     """The keys of the messages that a server has, as text."""
     return [subject_of(message) for message in messages]

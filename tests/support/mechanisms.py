@@ -20,8 +20,9 @@ import spnego.exceptions
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from .records import Record
-from .serverstate import Mechanism, Steps
+from anysmtp.testing import Transcript
+from anysmtp.testing._state import Mechanism, Steps
+
 from .tls import Certificates
 
 USER = "ann@example.test"
@@ -65,18 +66,18 @@ def server_side(
     }
 
 
-def _plain(_: Record) -> Steps:
+def _plain(_: Transcript) -> Steps:
     said = yield b""
     return USER if said == f"\0{USER}\0{SECRET}".encode() else None
 
 
-def _login(_: Record) -> Steps:
+def _login(_: Transcript) -> Steps:
     username = yield b"User Name\0"
     password = yield b"Password\0"
     return USER if (username, password) == (USER.encode(), SECRET.encode()) else None
 
 
-def _cram_md5(_: Record) -> Steps:
+def _cram_md5(_: Transcript) -> Steps:
     challenge = b"<1896.697170952@mail.example.test>"
     said = yield challenge
     digest = hmac.new(SECRET.encode(), challenge, hashlib.md5).hexdigest()
@@ -90,7 +91,7 @@ def _scram(name: str, end_point: bytes) -> Mechanism:
     def look_up(username: str) -> Any:
         return secrets if username == USER else None
 
-    def steps(record: Record) -> Steps:
+    def steps(record: Transcript) -> Steps:
         binding = None
         if name.endswith("-PLUS"):
             # What RFC 5802 section 6.1 wants of a server, and where that is not defined the other.
@@ -109,7 +110,7 @@ def _scram(name: str, end_point: bytes) -> Mechanism:
 
 
 def _bearer(message: str, dummy: bytes, tokens: Callable[[str], bool]) -> Mechanism:
-    def steps(_: Record) -> Steps:
+    def steps(_: Transcript) -> Steps:
         found = re.fullmatch(message, (yield b"").decode())
         if found and tokens(found[1]):
             return USER
@@ -120,18 +121,18 @@ def _bearer(message: str, dummy: bytes, tokens: Callable[[str], bool]) -> Mechan
     return steps
 
 
-def _external(record: Record) -> Steps:
+def _external(record: Transcript) -> Steps:
     authzid = (yield b"").decode()
     return authzid or USER if record.client_certificate is not None else None
 
 
-def _anonymous(_: Record) -> Steps:
+def _anonymous(_: Transcript) -> Steps:
     yield b""
     return "anonymous"
 
 
 def _spnego(protocol: str) -> Mechanism:
-    def steps(_: Record) -> Steps:
+    def steps(_: Transcript) -> Steps:
         server: Any = spnego.server(protocol=protocol)
         said = yield b""
         while not server.complete:

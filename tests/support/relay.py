@@ -37,8 +37,8 @@ from anyio import (
 from anyio.abc import ByteStream, ByteStreamConnectable, Listener, SocketAttribute
 from anyio.from_thread import start_blocking_portal
 
-from .memory import MemoryByteStream, memory_pair
-from .wire import arm_reset
+from anysmtp.testing._memory import MemoryByteStream, memory_pair
+from anysmtp.testing._wire import arm_reset
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup

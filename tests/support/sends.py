@@ -10,11 +10,11 @@ import anyio
 from anyio.abc import TaskGroup
 
 from anysmtp import SMTP, Delivery, Receipt, SMTPConnection, SMTPException
+from anysmtp.testing import Act, Answer, ScriptedServer
+from anysmtp.testing._script import Rule, Script, Table
 
 from .bench import RECIPIENTS, SMALL, message, subject_of
 from .clients import SENDER, connection_to, on_memory
-from .script import Act, Answer, Rule, Script, Table
-from .scripted import ScriptedServer
 
 Mailer: TypeAlias = SMTP | SMTPConnection
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 
-from .script import Answer
-from .scripted import ScriptedServer
+from anysmtp.testing import Answer, ScriptedServer
 
 
 class ThreadedServer:
@@ -31,9 +30,9 @@ class ThreadedServer:
         self._stack = ExitStack()
 
     def __enter__(self) -> ThreadedServer:
-        portal = self._stack.enter_context(start_blocking_portal())
-        self._stack.enter_context(portal.wrap_async_context_manager(self.server))
-        self.port = portal.call(self.server.listen)
+        self.portal = self._stack.enter_context(start_blocking_portal())
+        self._stack.enter_context(self.portal.wrap_async_context_manager(self.server))
+        self.port = self.portal.call(self.server.listen)
         return self
 
     def __exit__(

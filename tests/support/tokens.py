@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 from aiosmtpd.smtp import SMTP, AuthResult
 
-from .aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import AiosmtpdServer
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -5,8 +5,8 @@ import socket
 import anyio
 import pytest
 
+from anysmtp.testing._memory import memory_pair
 from support.leaks import no_leaks
-from support.memory import memory_pair
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ async def test_an_open_socket_is_found() -> None:
 
 
 async def test_an_unclosed_resource_is_found() -> None:
-    with pytest.raises(AssertionError, match=r"unclosed <support\.memory"):
+    with pytest.raises(AssertionError, match=r"unclosed <anysmtp\.testing"):
         async with no_leaks(patience=0.02):
             memory_pair()[0].close()
 

@@ -14,11 +14,11 @@ import pytest
 from anyio import to_thread
 from anyio.abc import SocketAttribute, SocketStream
 
+from anysmtp.testing import ScriptedServer
+from anysmtp.testing._wire import arm_reset
 from support.bare import HELLO, BareClient
 from support.leaks import no_leaks
 from support.relay import HOST, DelayRelay, ThreadedRelay
-from support.scripted import ScriptedServer
-from support.wire import arm_reset
 
 pytestmark = pytest.mark.anyio
 

@@ -7,12 +7,11 @@ import pytest
 from anyio.abc import ByteStreamConnectable
 
 from anysmtp import SMTP
+from anysmtp.testing import DROP, ScriptedServer
+from anysmtp.testing._memory import MemoryByteStream, memory_pair
 from support.bare import HELLO, BareClient
 from support.clients import RAW, SENDER
-from support.memory import MemoryByteStream, memory_pair
 from support.relay import DelayRelay
-from support.script import DROP
-from support.scripted import ScriptedServer
 
 pytestmark = pytest.mark.anyio
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from anysmtp.testing import DEFAULT_KEYWORDS, Act, ScriptedServer
+from anysmtp.testing._script import MISREAD
 from support.bare import HELLO, BareClient
 from support.postfix import Postfix
-from support.script import MISREAD, Act
-from support.scripted import DEFAULT_KEYWORDS, ScriptedServer
 
 pytestmark = pytest.mark.anyio
 
@@ -95,7 +95,7 @@ async def test_chunks_are_one_message_as_it_is(chunks: list[bytes]) -> None:
             last = b" LAST" * (number == len(chunks))
             await client.ask(b"BDAT %d%b\r\n%b" % (len(chunk), last, chunk))
     (message,) = server.messages
-    assert message.data == b"a\r\n.\r\nb\r\n"
+    assert message.raw == b"a\r\n.\r\nb\r\n"
     assert server.deliveries("Subject") == {("", "b@example.test"): 1}
 
 

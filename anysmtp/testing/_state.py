@@ -2,7 +2,7 @@
 
 `State.own` takes a command line and says what a server would do: the reply, the first digit that a
 reply must have for the command to take effect, the effect, and what comes after it on the
-connection. Nothing has happened yet then. Whoever speaks for the server (`session`) may reply
+connection. Nothing has happened yet then. Whoever speaks for the server (`_session`) may reply
 otherwise, and calls the effect if the reply lets it.
 
 After a refused end of data the transaction stays open, as on Postfix: the next MAIL without a
@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, TypeAlias
 
-from .records import Login, Message, Record
-from .script import lines
+from ._records import Login, Sent, Transcript
+from ._script import lines
 
 # The path may hold a quoted local part, with a ">" in it (RFC 5321 section 4.1.2).
 _PATH = r'<((?:"(?:\\.|[^"\\])*"|[^<>"])*)>(?: (.*))?'
@@ -53,7 +53,7 @@ _PARAMETERS = {
 # The server's side of a SASL mechanism: yields challenges, is sent responses, and says at its end
 # who has logged in; None for nobody. The first challenge is for a login without initial response.
 Steps: TypeAlias = "Generator[bytes, bytes, str | None]"
-Mechanism: TypeAlias = "Callable[[Record], Steps]"
+Mechanism: TypeAlias = "Callable[[Transcript], Steps]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +62,15 @@ class Settings:
 
     hostname: str
     keywords: Sequence[str]
-    tls_keywords: Sequence[str] | None
-    starttls: ssl.SSLContext | None
-    implicit_tls: ssl.SSLContext | None
-    users: Mapping[str, str] | None
-    mechanisms: Mapping[str, Mechanism]
-    require_auth: bool
-    lmtp: bool
-    one_by_one: bool
-    split: int | None
+    tls_keywords: Sequence[str] | None = None
+    starttls: ssl.SSLContext | None = None
+    implicit_tls: ssl.SSLContext | None = None
+    users: Mapping[str, str] | None = None
+    mechanisms: Mapping[str, Mechanism] = field(default_factory=dict[str, "Mechanism"])
+    require_auth: bool = False
+    lmtp: bool = False
+    one_by_one: bool = False
+    split: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Transaction:
 class State:
     """The server's side of one conversation."""
 
-    def __init__(self, settings: Settings, record: Record) -> None:
+    def __init__(self, settings: Settings, record: Transcript) -> None:
         self._settings = settings
         self._record = record
         self._offered: list[str] = []
@@ -235,12 +235,12 @@ class State:
 
         return Own("535 5.7.8 Wrong" if username is None else "235 2.7.0 Welcome", log_in)
 
-    def _plain(self, _: Record) -> Steps:
+    def _plain(self, _: Transcript) -> Steps:
         # RFC 4616 section 2.
         _authzid, username, password = (yield b"").decode().split("\0")
         return self._judge("PLAIN", username, password)
 
-    def _login(self, _: Record) -> Steps:
+    def _login(self, _: Transcript) -> Steps:
         username = (yield b"Username:").decode()
         password = (yield b"Password:").decode()
         return self._judge("LOGIN", username, password)
@@ -309,7 +309,7 @@ class State:
             return None
         return Chunk(int(found[1]), is_last=found[2] is not None)
 
-    def take_chunk(self, chunk: Chunk, data: bytes) -> Message | Own:
+    def take_chunk(self, chunk: Chunk, data: bytes) -> Sent | Own:
         """What a server does about a chunk that it has read; or the message that ends with it."""
         transaction = self.transaction
         discarded = f"551 5.0.0 Discarded {chunk.size} bytes after earlier error"
@@ -389,10 +389,10 @@ class State:
         """The one that is under way; an empty one if there is none."""
         return self._transaction or Transaction()
 
-    def received(self, data: bytes) -> Message:
+    def received(self, data: bytes) -> Sent:
         """The end of a message has arrived."""
         transaction = self.transaction
-        message = Message(
+        message = Sent(
             transaction.sender,
             list(transaction.recipients),
             data,
@@ -404,12 +404,12 @@ class State:
         self._record.received.append(message)
         return message
 
-    def end_of_data(self, message: Message) -> list[tuple[str, Own]]:
+    def end_of_data(self, message: Sent) -> list[tuple[str, Own]]:
         """The answers to the end of a message, each with its point in the script."""
         reply = "250 2.0.0 Ok: queued"
         if not message.recipients:
             reply = "554 5.5.1 No valid recipients"
-        elif self._is_too_large(len(message.data)):
+        elif self._is_too_large(len(message.raw)):
             reply = "552 5.3.4 Message size exceeds the limit"
         if not self._settings.lmtp:
             return [(".", Own(reply, partial(self._accept, message, message.recipients)))]
@@ -419,7 +419,7 @@ class State:
             for recipient in message.recipients
         ]
 
-    def _accept(self, message: Message, recipients: list[str]) -> None:
+    def _accept(self, message: Sent, recipients: list[str]) -> None:
         message.accepted_for.extend(recipients)
         self._transaction = None
 

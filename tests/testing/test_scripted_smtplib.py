@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from anyio import to_thread
 
+from anysmtp.testing import ScriptedServer
 from support.leaks import no_leaks
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +30,7 @@ async def test_it_takes_a_message(split: int | None) -> None:
         await to_thread.run_sync(send)
         await server.wait_closed()
     (message,) = server.messages
-    assert (message.sender, message.recipients, message.data) == ("a@x", ["b@x", "c@x"], MESSAGE)
+    assert (message.sender, message.recipients, message.raw) == ("a@x", ["b@x", "c@x"], MESSAGE)
     assert message.mail_options == [f"size={len(MESSAGE)}"]
     assert not message.tls
     assert server.connection.verbs == ["EHLO", "MAIL", "RCPT", "RCPT", "DATA", "QUIT"]
@@ -54,7 +54,7 @@ async def test_it_speaks_starttls_and_takes_a_login(certificates: Certificates) 
         await to_thread.run_sync(send)
         await server.wait_closed()
     (message,) = server.messages
-    assert (message.data, message.tls, message.username) == (MESSAGE, True, "ann")
+    assert (message.raw, message.tls, message.username) == (MESSAGE, True, "ann")
     (login,) = server.connection.logins
     assert (login.mechanism, login.password, login.accepted) == ("PLAIN", USERS["ann"], True)
     assert server.connection.tls_version == "TLSv1.3"
@@ -74,7 +74,7 @@ async def test_it_speaks_implicit_tls_and_takes_a_login_by_login(
         await server.listen()
         await to_thread.run_sync(send)
     (message,) = server.messages
-    assert (message.data, message.tls, message.username) == (MESSAGE, True, "ann")
+    assert (message.raw, message.tls, message.username) == (MESSAGE, True, "ann")
     assert server.connection.logins[0].mechanism == "LOGIN"
 
 

@@ -4,7 +4,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from support.memory import memory_pair
+from anysmtp.testing._memory import memory_pair
 from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -132,5 +132,5 @@ async def test_closing_wakes_its_own_receiver() -> None:
 
 
 def test_a_stream_that_nobody_closed_is_a_resource_warning() -> None:
-    with pytest.warns(ResourceWarning, match=r"unclosed <support\.memory"):
+    with pytest.warns(ResourceWarning, match=r"unclosed <anysmtp\.testing"):
         memory_pair()[0].close()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 import anyio
 import pytest
 from anyio.streams.tls import TLSStream
 
+from anysmtp.testing import DEAF, DROP, RESET, STALL, Act, ScriptedServer
+from anysmtp.testing._memory import memory_pair
+from anysmtp.testing._script import Table
+from anysmtp.testing._wire import Wire
 from support.bare import HELLO, BareClient
 from support.leaks import no_leaks
-from support.script import DEAF, DROP, RESET, STALL, Act, Table
-from support.scripted import ScriptedServer
 from support.tls import Certificates
 from support.virtual_time import in_virtual_time
 
@@ -27,7 +32,7 @@ async def test_each_send_of_the_client_is_one_write() -> None:
             await client.ask(b"QUIT\r\n")
         await server.wait_closed()
     assert server.connection.writes == [HELLO, ENVELOPE, body + b".\r\nRSET\r\n", b"QUIT\r\n"]
-    assert server.messages[0].data == body
+    assert server.messages[0].raw == body
 
 
 async def test_under_tls_a_small_send_is_one_write(certificates: Certificates) -> None:
@@ -324,3 +329,75 @@ async def test_it_can_speak_unasked() -> None:
     async with ScriptedServer() as server, await BareClient.hello(server) as client:
         await server.push("421 4.4.2 too slow")
         assert await client.ask() == b"421 4.4.2 too slow"
+
+
+@pytest.mark.parametrize(
+    ("options", "command", "code"),
+    [
+        ({}, b"STARTTLS\r\n", 502),
+        ({}, b"STARTTLS now\r\n", 501),
+        ({"users": {}, "require_auth": True}, b"MAIL FROM:<a@x>\r\n", 530),
+        ({"users": {}, "require_auth": True}, b"RSET\r\n", 250),
+    ],
+)
+async def test_what_it_does_not_do_it_refuses(
+    options: dict[str, Any], command: bytes, code: int
+) -> None:
+    async with (
+        ScriptedServer(**options) as server,
+        await BareClient.hello(server) as client,
+    ):
+        assert await client.ask_all(command, 1) == [code]
+
+
+async def test_a_message_that_does_not_wait_for_its_354_is_a_violation() -> None:
+    async with ScriptedServer(strict=False) as server, await BareClient.hello(server) as client:
+        assert await client.ask_all(ENVELOPE + b"x\r\n.\r\n", 5) == [250, 250, 250, 354, 250]
+    assert len(server.messages) == 1
+    assert "without waiting" in server.violations[0]
+
+
+async def test_a_server_that_is_held_greets_nobody_before_it_is_released() -> None:
+    async with ScriptedServer() as server:
+        server.hold()
+        async with await server.connectable.connect() as stream:
+            await anyio.wait_all_tasks_blocked()
+            assert server.connection.replies
+            await server.release()
+            assert (await stream.receive()).startswith(b"220 ")
+
+
+class Stop(BaseException):
+    """What no server catches."""
+
+
+async def die_of(error: BaseException) -> None:
+    """Have a server die of this when it greets a client."""
+
+    def rule(line: str) -> None:
+        if line == "GREETING":
+            raise error
+
+    async with ScriptedServer(script=rule) as server, await server.connectable.connect() as stream:
+        with suppress(anyio.EndOfStream):
+            await stream.receive()
+
+
+async def test_what_the_server_dies_of_is_raised_at_its_end() -> None:
+    with pytest.raises(LookupError, match="its own"):
+        await die_of(LookupError("its own"))
+
+
+async def test_what_ends_the_task_group_of_the_server_is_raised_too() -> None:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - the group has no name on Python 3.10
+        await die_of(Stop())
+    group: Any = caught.value
+    assert [type(error) for error in group.exceptions] == [Stop]
+
+
+async def test_the_wire_can_be_half_closed() -> None:
+    near, far = memory_pair()
+    async with near, far:
+        await Wire(near).send_eof()
+        with pytest.raises(anyio.EndOfStream):
+            await far.receive()

@@ -1,6 +1,6 @@
 """One SMTP conversation from the server's end: strict, faithful, and scripted.
 
-What a server answers is in `serverstate`, what it shall answer instead in `script`; the two meet in
+What a server answers is in `_state`, what it shall answer instead in `_script`; the two meet in
 `Session._answer`, and nowhere else. Pipelined commands are answered in order, in one write for
 all that arrived together.
 
@@ -29,10 +29,10 @@ from anyio import (
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from .records import End, Record
-from .script import Act, Script, encode
-from .serverstate import Chunk, Own, Settings, State
-from .wire import Close, Wire, WireCutError
+from ._records import End, Transcript
+from ._script import Act, Script, encode
+from ._state import Chunk, Own, Settings, State
+from ._wire import Close, Wire, WireCutError
 
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _STUFFED = re.compile(rb"(?:\A|(?<=\r\n))\.")
@@ -67,7 +67,7 @@ class Session:
     def __init__(
         self,
         raw: ByteStream,
-        record: Record,
+        record: Transcript,
         script: Script,
         settings: Settings,
         cut: Cut | None,
@@ -110,7 +110,9 @@ class Session:
             await self._wire.linger()
         finally:
             self._record.sent_on_wire = self._wire.sent
-            await aclose_forcefully(self._wire)
+            # What the session died of is not to be lost to the server's end.
+            with CancelScope(shield=True):
+                await aclose_forcefully(self._wire)
             self._ended.set()
             self.closed.set()
 
@@ -283,7 +285,7 @@ class Session:
             is_taken = await self._do(act, taken)
         else:
             if "BODY=BINARYMIME" not in taken.mail_options:
-                self._inspect_lines(taken.data)
+                self._inspect_lines(taken.raw)
             is_taken = True
             for point, own in self._state.end_of_data(taken):
                 end = self._script.act(point) if act.says_nothing else act

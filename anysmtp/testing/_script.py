@@ -24,6 +24,7 @@ A refusal has the effect that it has on a server: a refused RCPT adds no recipie
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ from typing import Literal, TypeAlias
 
 from anyio import Event
 
-from .wire import Close
+from .. import Reply
+from ._wire import Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +108,11 @@ def encode(reply: str | bytes) -> bytes:
 def lines(code: int, texts: Sequence[str]) -> str:
     """A reply of several lines, ``250-`` on all but the last (RFC 5321 section 4.2)."""
     return "\n".join([*(f"{code}-{text}" for text in texts[:-1]), f"{code} {texts[-1]}"])
+
+
+def reply_of(text: str) -> Reply:
+    """A reply as it is written in a script, as a value. ValueError for what is none."""
+    written = text.split("\n")
+    if not all(re.match(r"[2-5][0-9]{2}([ -]|$)", line) for line in written):
+        raise ValueError(f"a reply starts with its code, not {text!r}")
+    return Reply(int(text[:3]), [line[4:] for line in written])

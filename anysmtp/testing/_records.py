@@ -1,4 +1,4 @@
-"""What a scripted server saw: the judge of what a client did.
+"""What a server saw: the judge of what a client did.
 
 A message is *received* when its end has arrived, whatever the server answers, and *accepted* when
 the server answered, or would have answered had it been able to, that it takes it. Accepted is
@@ -8,6 +8,10 @@ what must never be called not_sent.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 # quit: the client said QUIT. eof: it closed without. lost: it reset the connection, or the
@@ -25,30 +29,46 @@ class Login:
     accepted: bool
 
 
-@dataclass(slots=True)
-class Message:
-    """A message whose end has arrived, with its envelope as the server had understood it."""
+@dataclass
+class Sent:
+    """One message as a server has it, with its envelope: in a server's list, or in an `Outbox`."""
 
     sender: str
     """The reverse-path without its brackets; empty for the null one."""
     recipients: list[str]
-    """The accepted recipients, without brackets."""
-    data: bytes
+    """The recipients that the server took, without brackets."""
+    raw: bytes
     """The octets as they came over the wire, without the stuffed dots and the final one."""
     mail_options: list[str] = field(default_factory=list[str])
+    """The parameters of MAIL, those included that the client adds: ``["SIZE=312"]``."""
     rcpt_options: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
+    """The parameters of RCPT, for each recipient."""
     tls: bool = False
+    """Whether it came encrypted."""
     username: str | None = None
+    """Who had logged in."""
     accepted_for: list[str] = field(default_factory=list[str])
-    """The recipients for which the server took it: all or none, but of LMTP."""
+    """The recipients for which the server took the message itself: all or none, but of LMTP."""
+
+    @cached_property
+    def message(self) -> EmailMessage:
+        """The message, parsed: ``sent.message["Subject"]``, ``sent.message.get_content()``.
+
+        The lines of its texts end as Python's do.
+        """
+        return message_from_bytes(self.raw.replace(b"\r\n", b"\n"), policy=default)
 
     @property
     def accepted(self) -> bool:
+        """Whether the server took it for anybody."""
         return bool(self.accepted_for)
 
     def header(self, name: str) -> str:
-        """The value of the first header field of this name, on one line; empty if there is none."""
-        section = self.data.partition(b"\r\n\r\n")[0].decode("utf-8", "replace")
+        """The first header field of this name, on one line and not decoded; empty if there is none.
+
+        For thousands of messages, or ones that no parser is to touch; else see `message`.
+        """
+        section = self.raw.partition(b"\r\n\r\n")[0].decode("utf-8", "replace")
         unfolded = section.replace("\r\n ", " ").replace("\r\n\t", " ")
         for line in unfolded.split("\r\n"):
             found, _, value = line.partition(":")
@@ -58,7 +78,7 @@ class Message:
 
 
 @dataclass
-class Record:
+class Transcript:
     """What the server saw and said on one connection."""
 
     number: int
@@ -70,7 +90,7 @@ class Record:
     """Every line of the client outside of messages, with its line end."""
     replies: list[bytes] = field(default_factory=list[bytes])
     """Every reply in the order in which they left, or would have left but for a cut."""
-    received: list[Message] = field(default_factory=list[Message])
+    received: list[Sent] = field(default_factory=list[Sent])
     """The messages whose end has arrived."""
     logins: list[Login] = field(default_factory=list[Login])
     violations: list[str] = field(default_factory=list[str])
@@ -93,7 +113,7 @@ class Record:
     """How the connection ended; None while it is open."""
 
     @property
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[Sent]:
         """The messages that the server took."""
         return [message for message in self.received if message.accepted]
 
@@ -104,4 +124,5 @@ class Record:
 
     @property
     def tls(self) -> bool:
+        """Whether it was encrypted in the end."""
         return self.tls_version is not None

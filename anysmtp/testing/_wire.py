@@ -23,7 +23,7 @@ from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSStream
 
-from .memory import MemoryByteStream
+from ._memory import MemoryByteStream
 
 Close: TypeAlias = Literal["close", "truncate", "reset"]
 

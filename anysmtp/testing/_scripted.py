@@ -1,18 +1,11 @@
 """An SMTP server for tests: it does as it is told, and writes down what it saw.
 
-It runs inside the test's event loop, on memory streams and on loopback sockets::
+It runs in the test's own event loop, in a task group that the block around it stands for, on memory
+streams and on sockets. What it answers is in `_script`, what a server answers by itself in
+`_state`, what it saw in `_records`; by what it judges a client is in `_session`.
 
-    async with ScriptedServer(script={"RCPT TO:<b@x>": "550 5.1.1 no such user"}) as server:
-        stream = await server.connectable.connect()     # or: port = await server.listen()
-        ...
-    assert server.messages[0].recipients == ["a@x"]
-
-What it answers is its `script` (see `script`), what it saw its `connections` (see `records`), by
-what it judges a client in `session`.
-
-Leaving the block ends the server with all its connections. It then raises what the server itself
-died of, if it did; and if the block went well, AssertionError for what a client did that SMTP does
-not allow, unless `strict` is off. The block's own exception is never wrapped in a group.
+Leaving the block ends the server with all its connections, whatever they are about to do. What the
+server itself died of is raised then, and never into the test's tasks.
 """
 
 from __future__ import annotations
@@ -20,10 +13,10 @@ from __future__ import annotations
 import ssl
 import sys
 from collections import Counter
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from anyio import (
     ConnectionFailed,
@@ -37,37 +30,48 @@ from anyio import (
 )
 from anyio.abc import ByteStream, ByteStreamConnectable, Listener, SocketAttribute
 
-from .memory import MemoryByteStream, memory_pair
-from .records import Message, Record
-from .script import Answer, Rule, Script, Table
-from .serverstate import Mechanism, Settings
-from .session import Cut, Session
-from .wire import Close
+from .. import SMTP, Options
+from ._memory import MemoryByteStream, memory_pair
+from ._records import Sent, Transcript
+from ._script import Answer, Script
+from ._session import Cut, Session
+from ._state import Settings
+from ._wire import Close
 
-if sys.version_info < (3, 11):
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+if sys.version_info < (3, 11):  # pragma: no cover - coverage is measured on a newer Python
     from exceptiongroup import BaseExceptionGroup
 
 DEFAULT_KEYWORDS = ("PIPELINING", "SIZE 10000000", "8BITMIME", "ENHANCEDSTATUSCODES")
 
 
 class ScriptedServer:
-    """See the module. All arguments are by keyword:
+    """An SMTP server in the test's own task group: ``async with ScriptedServer() as server``.
+
+    It listens on memory streams (`client`, `connectable`) and, if told to (`listen`), on loopback.
+    Leaving the block ends it with all its connections; if the block went well, AssertionError says
+    what a client did that SMTP does not allow, unless ``strict`` is off. The block's own exception
+    is never wrapped in a group. All arguments are by keyword:
 
     - ``keywords``: the lines of the EHLO reply after the first. STARTTLS is added where there is a
       context for it; AUTH with the mechanisms, unless there is an AUTH line, where there are users
       or mechanisms and the connection is as encrypted as it gets.
     - ``tls_keywords``: the same under TLS, with nothing added.
-    - ``script``: a table of answers, or a function of the command line.
+    - ``script``: answers by the points of the conversation (see `Answer`), or a function of the
+      command line.
     - ``starttls``, ``implicit_tls``: a server's SSLContext.
     - ``users``: names and passwords for AUTH PLAIN and LOGIN; ``require_auth``: MAIL wants it.
-    - ``mechanisms``: the server's side of other SASL mechanisms, by name; offered in front.
+    - ``mechanisms``: the server's side of other SASL mechanisms, by name; offered in front. A
+      generator that yields challenges, is sent responses, and returns who has logged in, or None.
     - ``max_connections``: how many it serves at once; others are greeted with 421, and counted in
-      `refused`.
+      ``refused``.
     - ``lmtp``: LHLO, and one reply per recipient after the message.
     - ``one_by_one``: each reply in a write of its own; else one write for all that is due.
     - ``split``: replies are written in pieces of so many bytes.
     - ``capacity``: how many unread bytes fit into each direction of a memory stream.
-    - ``strict``: see the module.
+    - ``strict``: what breaks the rules of SMTP is an AssertionError at the end.
     """
 
     def __init__(
@@ -76,11 +80,14 @@ class ScriptedServer:
         hostname: str = "mail.example.test",
         keywords: Sequence[str] = DEFAULT_KEYWORDS,
         tls_keywords: Sequence[str] | None = None,
-        script: Table | Rule | None = None,
+        script: Mapping[str, Answer | Sequence[Answer]]
+        | Callable[[str], Answer | None]
+        | None = None,
         starttls: ssl.SSLContext | None = None,
         implicit_tls: ssl.SSLContext | None = None,
         users: dict[str, str] | None = None,
-        mechanisms: Mapping[str, Mechanism] | None = None,
+        mechanisms: Mapping[str, Callable[[Transcript], Generator[bytes, bytes, str | None]]]
+        | None = None,
         require_auth: bool = False,
         max_connections: int | None = None,
         lmtp: bool = False,
@@ -89,13 +96,15 @@ class ScriptedServer:
         capacity: int = 65536,
         strict: bool = True,
     ) -> None:
-        self.connections: list[Record] = []
+        self.host: str = "127.0.0.1"
+        """Where it listens, after `listen`."""
+        self.connections: list[Transcript] = []
         """What was seen, one record per connection, in the order in which they were made."""
-        self.connectable = MemoryConnectable(self)
+        self.connectable: MemoryConnectable = MemoryConnectable(self)
         """Connects on memory streams: each ``connect()`` makes a new pair."""
-        self.port = 0
+        self.port: int = 0
         """The TCP port, after `listen`."""
-        self.refused = 0
+        self.refused: int = 0
         """How many connections were one too many."""
         self._settings = Settings(
             hostname=hostname,
@@ -136,7 +145,8 @@ class ScriptedServer:
         try:
             await self._group.__aexit__(exc_type, exc, traceback)
         except BaseExceptionGroup:
-            if exc is None:
+            # The block's own exception is not wrapped; what the server died of has cancelled it.
+            if not isinstance(exc, Exception):
                 raise
         if self._crashes and (exc is None or isinstance(exc, Exception)):
             raise self._crashes[0]
@@ -144,9 +154,18 @@ class ScriptedServer:
             raise AssertionError("the client broke the rules:\n" + "\n".join(self.violations))
         return False
 
+    def client(self, **options: Unpack[Options]) -> SMTP:
+        """A client of this server on memory streams, which is not encrypted unless asked to be.
+
+        The options are those of `anysmtp.SMTP`.
+        """
+        settings: Options = {"connectable": self.connectable, "tls": "off", **options}
+        return SMTP(self._settings.hostname, **settings)
+
     async def listen(self, host: str = "127.0.0.1") -> int:
-        """Listen on a free TCP port, and return it."""
+        """Listen on a free TCP port of this address, and return it."""
         listener = await create_tcp_listener(local_host=host, local_port=0)
+        self.host = host
         self.port = listener.extra(SocketAttribute.local_port)
         self._group.start_soon(self._listen, listener)
         return self.port
@@ -176,7 +195,7 @@ class ScriptedServer:
 
     async def serve(self, stream: ByteStream) -> None:
         """Serve one client on a stream of the test's own."""
-        record = Record(len(self.connections))
+        record = Transcript(len(self.connections))
         is_refused = self._max_connections is not None and self._open >= self._max_connections
         session = Session(
             stream,
@@ -211,11 +230,11 @@ class ScriptedServer:
         unit: Literal["reply", "wire"] = "reply",
         connections: int | None = None,
     ) -> None:
-        """Connections from now on end in this way as soon as the server has sent `count` bytes.
+        """Connections from now on end in this way as soon as the server has sent ``count`` bytes.
 
         They are counted before encryption, as replies, or as they are on the wire, where those of
         a TLS handshake count too and there can be no close_notify. None: no more of that.
-        `connections` is for how many connections; None for all.
+        ``connections`` is for how many connections; None for all.
         """
         self._cut = None if count is None else Cut(count, how, unit)
         self._cuts_left = connections
@@ -253,13 +272,13 @@ class ScriptedServer:
                 await session.closed.wait()
 
     @property
-    def connection(self) -> Record:
+    def connection(self) -> Transcript:
         """The only connection that there was."""
         (connection,) = self.connections
         return connection
 
     @property
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[Sent]:
         """The messages that were accepted, of all connections."""
         return [message for record in self.connections for message in record.messages]
 
@@ -277,7 +296,7 @@ class ScriptedServer:
         return [write for record in self.connections for write in record.writes]
 
     @property
-    def received(self) -> list[Message]:
+    def received(self) -> list[Sent]:
         """The messages whose end arrived, of all connections."""
         return [message for record in self.connections for message in record.received]
 

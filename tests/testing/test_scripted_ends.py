@@ -9,13 +9,12 @@ import pytest
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
+from anysmtp.testing import Act, ScriptedServer
+from anysmtp.testing._wire import Close
 from support.bare import HELLO, BareClient
 from support.leaks import no_leaks
 from support.quick import sampled
-from support.script import Act
-from support.scripted import ScriptedServer
 from support.tls import Certificates
-from support.wire import Close
 
 pytestmark = pytest.mark.anyio
 

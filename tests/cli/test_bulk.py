@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
-from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from anysmtp.cli import _shipment
 from anysmtp.cli._exit import Exit
+from anysmtp.cli._letters import Folder, letters_at
 from anysmtp.cli._shipment import Shipment
-from support.aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import DROP, AiosmtpdServer
 from support.bulk import KINDS, bulk, eml, folder, maildir, mbox, source, template, url
 from support.cli import cli, shape
-from support.script import DROP
 from support.sink import Sink
 from support.threaded import ThreadedServer
 
@@ -73,13 +75,13 @@ def test_a_rate_has_a_unit(text: str, code: int, sink: Sink, letters: Path) -> N
 def test_each_message_has_a_message_id_that_stays(letters: Path) -> None:
     with AiosmtpdServer() as server:
         assert bulk(server, letters).code == Exit.OK
-        seen = {message_from_bytes(message.data)["Message-ID"] for message in server.messages}
+        seen = {message.message["Message-ID"] for message in server.messages}
         with sqlite3.connect(letters.with_name("letters.journal")) as database:
             database.execute("UPDATE messages SET under_way = 1")
             database.execute("DELETE FROM recipients")
         database.close()
         assert bulk(server, letters, "--resend-in-doubt").code == Exit.OK
-        again = {message_from_bytes(message.data)["Message-ID"] for message in server.messages}
+        again = {message.message["Message-ID"] for message in server.messages}
     assert len(seen) == 3
     assert all(message_id.endswith("@x.test>") for message_id in seen)
     assert again == seen
@@ -93,9 +95,8 @@ def test_a_message_id_of_its_own_and_the_fields_of_one_that_is_resent_stay(tmp_p
     (path / "null.eml").write_bytes(eml("null").replace(b"ann@x.test", b"nobody"))
     with AiosmtpdServer() as server:
         assert bulk(server, path, "--from", "", "--connections", "1").code == Exit.OK
-        by_subject = {message_from_bytes(m.data)["Subject"]: m for m in server.messages}
-    ids = {name: message_from_bytes(m.data)["Message-ID"] for name, m in by_subject.items()}
-    assert (ids["own"], ids["resent"]) == ("<1@y.test>", None)
+        ids = {m.header("Subject"): m.header("Message-ID") for m in server.messages}
+    assert (ids["own"], ids["resent"]) == ("<1@y.test>", "")
     assert ids["null"].endswith("@localhost>")
 
 
@@ -103,9 +104,8 @@ def test_sender_and_recipients_can_be_others(letters: Path) -> None:
     with AiosmtpdServer() as server:
         ran = bulk(server, letters, "--from", "list@x.test", "--to", "carol@x.test")
         assert ran.code == Exit.OK
-    assert {(m.sender, m.recipients) for m in server.messages} == {
-        ("list@x.test", ("carol@x.test",))
-    }
+    envelopes = [(message.sender, message.recipients) for message in server.messages]
+    assert envelopes == [("list@x.test", ["carol@x.test"])] * 3
 
 
 # Refusals.
@@ -122,7 +122,7 @@ def test_what_is_refused_for_now_is_tried_again_and_what_is_refused_for_good_on_
         first = bulk(server, path)
         assert (first.code, told(first.output)) == (Exit.REFUSED, "1 accepted, 2 refused")
         assert f"{path}/later.eml: refused for later@x.test: 450 4.2.0 later\n" in first.errors
-        refuse.clear()
+        server.refuse.clear()
         second = bulk(server, path)
         assert second.code == Exit.REFUSED
         assert told(second.output) == "1 accepted, 1 accepted before, 1 refused"
@@ -132,7 +132,7 @@ def test_what_is_refused_for_now_is_tried_again_and_what_is_refused_for_good_on_
         third = bulk(server, path, "--retry-refused")
     assert (third.code, told(third.output)) == (Exit.OK, "1 accepted, 2 accepted before")
     assert sorted(message.recipients for message in server.messages) == [
-        (f"{name}@x.test",) for name in ("good", "later", "never")
+        [f"{name}@x.test"] for name in ("good", "later", "never")
     ]
 
 
@@ -144,7 +144,7 @@ def test_who_has_a_message_does_not_get_it_again_because_another_was_refused(
     refuse = {"carol@x.test": "450 4.2.0 later", "dan@x.test": "550 5.1.1 never"}
     with AiosmtpdServer(refuse=refuse) as server:
         first = bulk(server, path, "--json")
-        del refuse["carol@x.test"]
+        del server.refuse["carol@x.test"]
         second = bulk(server, path, "--json")
     [trouble] = first.value["troubles"]
     assert trouble["accepted"] == ["bob@x.test"]
@@ -154,7 +154,7 @@ def test_who_has_a_message_does_not_get_it_again_because_another_was_refused(
     }
     assert second.code == Exit.REFUSED
     assert second.value["troubles"][0]["accepted"] == ["bob@x.test", "carol@x.test"]
-    assert [m.recipients for m in server.messages] == [("bob@x.test",), ("carol@x.test",)]
+    assert [m.recipients for m in server.messages] == [["bob@x.test"], ["carol@x.test"]]
 
 
 def test_what_is_malformed_is_told_by_each_run_and_stops_nothing(sink: Sink, letters: Path) -> None:
@@ -300,6 +300,65 @@ def test_a_source_that_is_gone_ends_the_run(
     assert "Input/output error" in ran.errors
 
 
+def test_a_source_that_has_become_smaller_is_not_all_sent(
+    sink: Sink, letters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Folder, "count", lambda _: 5)
+    ran = bulk(sink, letters)
+    assert (ran.code, told(ran.output)) == (Exit.UNREACHABLE, "3 accepted, 2 not sent")
+
+
+def test_what_is_in_doubt_and_gone_from_the_source_is_listed_still(
+    sink: Sink, letters: Path
+) -> None:
+    bulk(sink, letters)
+    with sqlite3.connect(letters.with_name("letters.journal")) as database:
+        database.execute("UPDATE messages SET under_way = 1 WHERE key = 'two.eml'")
+    database.close()
+    (letters / "two.eml").unlink()
+    ran = bulk(sink, letters)
+    assert ran.code == Exit.IN_DOUBT
+    assert f"{letters}/two.eml: in doubt for " in ran.errors
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_source_goes_on_behind_what_was_sent(kind: str, sink: Sink, tmp_path: Path) -> None:
+    subjects = [f"m{number:03}" for number in range(600)]
+    path = tmp_path / "source"
+    arguments = source(kind, path, subjects[:520])
+    assert bulk(sink, *arguments).code == Exit.OK
+    if kind in ("folder", "maildir"):
+        shutil.rmtree(path)
+    ran = bulk(sink, *source(kind, path, subjects), "--json")
+    assert (ran.value["accepted"], ran.value["accepted_before"]) == (80, 520)
+    assert sink.stored == dict.fromkeys(subjects, 1)
+
+
+def test_heavy_messages_are_begun_a_few_at_a_time(
+    sink: Sink, letters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_shipment, "_HEAVY", 1)
+    assert told(bulk(sink, letters).output) == "3 accepted"
+
+
+def test_an_mbox_is_known_by_its_message_ids(sink: Sink, tmp_path: Path) -> None:
+    subjects = ["a", "a", "b"]
+    box = mbox(tmp_path / "box", subjects)
+    content = box.read_bytes().replace(b"Subject: ", b"Message-ID: <x@x.test>\nSubject: ")
+    box.write_bytes(content)
+    assert [letter.key for letter in letters_at(box)] == [
+        "<x@x.test>",
+        "<x@x.test> (2)",
+        "<x@x.test> (3)",
+    ]
+    assert told(bulk(sink, box).output) == "3 accepted"
+    # A reader has marked one as read.
+    box.write_bytes(content.replace(b"Subject: b", b"Status: RO\nSubject: b"))
+    ran = bulk(sink, box)
+    assert told(ran.output) == "0 accepted, 2 accepted before, 1 changed"
+    assert "message 3: was accepted, and edited since" in ran.errors
+
+
 # Wrong use.
 
 
@@ -322,6 +381,8 @@ def test_wrong_use_is_told_before_there_is_a_journal(
         assert said in ran.errors.replace("\n", " "), arguments
     assert cli("bulk", str(letters), "--server", "ftp://x.test").code == Exit.USAGE
     assert not list(tmp_path.glob("*.journal"))
+    with pytest.raises(click.UsageError, match="No such file"):
+        letters_at(tmp_path / "nothing")
 
 
 def test_the_result_for_machines_has_a_shape(tmp_path: Path) -> None:

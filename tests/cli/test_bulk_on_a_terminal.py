@@ -13,11 +13,10 @@ import anyio
 import pytest
 
 from anysmtp.cli._exit import Exit
-from support.aiosmtpd_server import AiosmtpdServer
+from anysmtp.testing import STALL, AiosmtpdServer
 from support.bulk import bulk, eml, folder, url
 from support.cli import command, environment
 from support.postfix import Postfix
-from support.script import STALL
 from support.sink import Sink
 from support.threaded import ThreadedServer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,16 @@ def test_all_of_a_group_is_written_or_nothing(path: Path) -> None:
             journal.begin([(LETTER, {}), (None, {})])  # type: ignore[list-item]
         assert journal.past("key") is None
         journal.begin([(LETTER, {})])
+
+
+def test_a_transaction_that_sqlite_has_ended_already_is_told_as_it_was(path: Path) -> None:
+    def letters() -> Iterator[tuple[Letter, Facts]]:
+        journal._database.execute("ROLLBACK")
+        raise OSError("the disk is full")
+        yield
+
+    with Journal(path, IDENTITY) as journal, pytest.raises(OSError, match="full"):
+        journal.begin(letters())
 
 
 def test_to_begin_waits_for_the_disk_and_to_end_does_not(path: Path) -> None:

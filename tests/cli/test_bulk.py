@@ -303,7 +303,10 @@ def test_a_source_that_is_gone_ends_the_run(
 def test_a_source_that_has_become_smaller_is_not_all_sent(
     sink: Sink, letters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Folder, "count", lambda _: 5)
+    def count(_: Folder) -> int:
+        return 5
+
+    monkeypatch.setattr(Folder, "count", count)
     ran = bulk(sink, letters)
     assert (ran.code, told(ran.output)) == (Exit.UNREACHABLE, "3 accepted, 2 not sent")
 

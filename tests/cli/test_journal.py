@@ -60,8 +60,8 @@ def test_all_of_a_group_is_written_or_nothing(path: Path) -> None:
 def test_a_transaction_that_sqlite_has_ended_already_is_told_as_it_was(path: Path) -> None:
     def letters() -> Iterator[tuple[Letter, Facts]]:
         journal._database.execute("ROLLBACK")
+        yield LETTER, {}
         raise OSError("the disk is full")
-        yield
 
     with Journal(path, IDENTITY) as journal, pytest.raises(OSError, match="full"):
         journal.begin(letters())

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from email.message import Message
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from anyio import to_thread
 
@@ -31,6 +31,8 @@ from ._exit import Exit, of_error
 from ._journal import Journal, JournalError
 from ._letters import UNREADABLE, Letter, Letters
 from ._past import Fact, Facts, Past, Todo, Wanted, facts_of
+
+T = TypeVar("T")
 
 # Letters that are begun with one wait for the disk, at most.
 _GROUP = 16
@@ -113,8 +115,9 @@ class Shipment:
         self._sender = sender
         self._recipients = recipients or None
         self._open: dict[str, _Begun] = {}
-        self._ended: list[tuple[Letter, Facts]] = []
-        self._taken_back: list[tuple[Letter, Past | None]] = []
+        # Filled in the event loop, and emptied in threads.
+        self._ended: deque[tuple[Letter, Facts]] = deque()
+        self._taken_back: deque[tuple[Letter, Past | None]] = deque()
         self._group = _GROUP
         self._ahead = 2 * _GROUP
 
@@ -144,7 +147,7 @@ class Shipment:
             ):
                 async for delivery in deliveries:
                     self._end(delivery)
-                    if self._ended:
+                    if self._ended or self._taken_back:
                         await to_thread.run_sync(self._write_ends)
                     self.on_progress()
         except (SMTPException, JournalError, *UNREADABLE) as error:
@@ -260,11 +263,9 @@ class Shipment:
             self.troubles.append(trouble)
 
     def _write_ends(self) -> None:
-        ended, self._ended = self._ended, []
-        taken_back, self._taken_back = self._taken_back, []
-        if ended:
+        if ended := _emptied(self._ended):
             self._journal.end(ended)
-        if taken_back:
+        if taken_back := _emptied(self._taken_back):
             self._journal.take_back(taken_back)
 
 
@@ -275,6 +276,10 @@ _CODES: dict[End, Exit] = {
     "in doubt": Exit.IN_DOUBT,
     "not sent": Exit.UNREACHABLE,
 }
+
+
+def _emptied(items: deque[T]) -> list[T]:
+    return [items.popleft() for _ in range(len(items))]
 
 
 def _standing(past: Past, end: End) -> Trouble:

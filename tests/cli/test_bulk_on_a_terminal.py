@@ -23,14 +23,16 @@ from support.threaded import ThreadedServer
 if sys.platform == "win32":
     pytest.skip("there are no pseudo-terminals here", allow_module_level=True)
 
-from support.terminal import Terminal
+from support.terminal import Terminal, drawn
 
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+BAR = r"[━╸╺]{30,} +"
 
 
-def lines(shown: str) -> list[str]:
-    """What was shown, line by line, without colours and the cursor's ways."""
-    return [line for line in re.split(r"[\r\n]+", CONTROL.sub("", shown)) if line.strip()]
+def looks_like(screen: list[str], *patterns: str) -> bool:
+    """Whether the screen begins with lines like these."""
+    return len(screen) >= len(patterns) and all(
+        re.fullmatch(pattern, line) for pattern, line in zip(patterns, screen, strict=False)
+    )
 
 
 def mails_to(path: Path, recipients: list[str]) -> Path:
@@ -46,16 +48,18 @@ def test_the_bar_against_postfix(postfix: Postfix, tmp_path: Path) -> None:
     server = f"smtp://127.0.0.1:{postfix.ports['plain']}"
     with Terminal("bulk", str(path), "--server", server) as terminal:
         assert terminal.wait_closed() == Exit.REFUSED
-    shown = lines(terminal.shown)
-    bar = [line for line in shown if line.startswith("━")]
-    # Before anything was sent, and at the end; the last one is what stays.
-    assert re.fullmatch(r"━{30,} +0/32 +-/s -:--:-- left", bar[0])
-    assert re.fullmatch(r"━{30,} 32/32 +[0-9.]+/s 0:00:00 left", bar[-1])
-    assert {len(line) for line in bar} == {80}
-    assert "accepted 30  refused 2  in doubt 0" in shown
-    assert re.fullmatch(r"32 messages in [0-9.]+ s: 30 accepted, 2 refused", shown[-2])
-    assert shown[-1].startswith("the same command goes on")
-    assert f"{path}/30.eml: refused for unknown@example.test: 550 5.1.1 " in "".join(shown)
+    assert drawn(terminal.shown.partition("\r\n")[0]) == [f"{'━' * 52}  0/32      -/s -:--:-- left"]
+    screen = terminal.screen
+    assert looks_like(
+        screen,
+        BAR + r"32/32 +[0-9.]+/s 0:00:00 left",
+        "accepted 30  refused 2  in doubt 0",
+    )
+    assert len(screen[0]) == 80
+    said = "".join(screen[2:])
+    assert f"{path}/30.eml: refused for unknown@example.test: 550 5.1.1 " in said
+    assert f"{path}/31.eml: refused for later@example.test: 450 4.2.0 " in said
+    assert re.search(r"32 messages in [0-9.]+ s: 30 accepted, 2 refused", said)
     # The cursor is hidden while the bar moves, and is there again.
     assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")
     for box in boxes:
@@ -72,10 +76,12 @@ def test_the_bar_of_a_run_that_goes_on_has_what_is_left_to_do(tmp_path: Path) ->
         with Terminal("bulk", str(path), "--server", url(server)) as terminal:
             assert terminal.wait_closed() == Exit.OK
         assert len(server.messages) == 5
-    shown = lines(terminal.shown)
-    assert [line for line in shown if " 2/2 " in line]
-    assert "accepted 2  refused 0  in doubt 0" in shown
-    assert re.fullmatch(r"5 messages in .* s: 2 accepted, 3 accepted before", shown[-1])
+    assert looks_like(
+        terminal.screen,
+        BAR + "2/2 .*",
+        "accepted 2  refused 0  in doubt 0",
+        "5 messages in .* s: 2 accepted, 3 accepted before",
+    )
 
 
 def test_ctrl_c_ends_it_at_once_and_the_next_run_goes_on(tmp_path: Path) -> None:
@@ -84,17 +90,19 @@ def test_ctrl_c_ends_it_at_once_and_the_next_run_goes_on(tmp_path: Path) -> None
     with Sink() as sink:
         with Terminal("bulk", str(path), "--server", url(sink), *rate) as terminal:
             terminal.wait_for("accepted 20")
+            assert looks_like(terminal.screen, BAR + "20/200 .* left", "accepted 20.*")
             terminal.type("\x03")
-            code = terminal.wait_closed()
+            # Nothing was under way, because the rate had to be waited for.
+            assert terminal.wait_closed() == Exit.INTERRUPTED
         anyio.run(sink.wait_quiet)
         sent = sum(sink.stored.values())
-        shown = lines(terminal.shown)
-        assert "Traceback" not in terminal.shown
-        assert "interrupted" in shown
-        # Nothing was under way, because the rate had to be waited for.
-        assert code == Exit.INTERRUPTED
-        summary = next(line for line in shown if line.startswith("200 messages in "))
-        assert summary.endswith(f"{sent} accepted, {200 - sent} not sent")
+        assert looks_like(
+            terminal.screen,
+            BAR + f"{sent}/200 .* left",
+            f"accepted {sent}  refused 0  in doubt 0",
+            "interrupted",
+            f"200 messages in .* s: {sent} accepted, {200 - sent} not sent",
+        )
         ran = bulk(sink, path, "--json")
         assert (ran.code, ran.value["accepted"]) == (Exit.OK, 200 - sent)
     assert set(sink.stored.values()) == {1}
@@ -109,7 +117,8 @@ def test_ctrl_c_while_the_server_has_a_message_leaves_it_in_doubt(tmp_path: Path
         terminal.wait_for(server.reached)
         terminal.type("\x03")
         assert terminal.wait_closed() == Exit.IN_DOUBT
-    said = "".join(lines(terminal.shown))
+    said = "".join(terminal.screen)
+    assert "Traceback" not in said
     assert f"{path}/a.eml: in doubt for bob@x.test, the server may have it: the send was" in said
     assert "1 in doubt, 1 not sent" in said
     with Sink() as sink:
@@ -147,3 +156,16 @@ def test_a_terminal_that_can_do_nothing_has_no_bar(tmp_path: Path) -> None:
     ):
         assert terminal.wait_closed() == Exit.OK
     assert re.fullmatch(r"1 messages in .* s: 1 accepted\r\n", terminal.shown)
+
+
+def test_on_a_narrow_terminal_the_bar_has_what_room_there_is(tmp_path: Path) -> None:
+    path = folder(tmp_path / "letters", ["a", "b"])
+    narrow = {"COLUMNS": "40"}
+    with Sink() as sink, Terminal("bulk", str(path), "--server", url(sink), variables=narrow) as it:
+        assert it.wait_closed() == Exit.OK
+    assert looks_like(
+        drawn(it.shown, width=40),
+        r"━+ 2/2 +[0-9.]+/s 0:00:00 left",
+        "accepted 2  refused 0  in doubt 0",
+        "2 messages in .* s: 2 accepted",
+    )

@@ -7,6 +7,7 @@ shown, and Ctrl-C is a key.
 from __future__ import annotations
 
 import os
+import re
 import select
 import subprocess
 import sys
@@ -19,12 +20,38 @@ from .cli import command, environment
 
 _PATIENCE = 30.0
 
+# What a terminal takes as one: a sequence that begins with ESC, or a character (ECMA-48).
+_PIECES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|.", re.DOTALL)
+_UP = re.compile(r"\x1b\[([0-9]+)A")
+
 # A session of its own has no terminal until it takes one.
 _TAKE_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
+
+
+def drawn(shown: str, width: int = 80) -> list[str]:
+    """What is on a screen of this width after all this, as far as the command line goes in it."""
+    rows = {0: ""}
+    row = column = 0
+    for piece in _PIECES.findall(shown):
+        if piece == "\r":
+            column = 0
+        elif piece == "\n":
+            row += 1
+        elif piece == "\x1b[2K":
+            rows[row] = ""
+        elif up := _UP.fullmatch(piece):
+            row -= int(up[1])
+        elif not piece.startswith("\x1b"):
+            if column == width:
+                row, column = row + 1, 0
+            line = rows.get(row, "").ljust(column)
+            rows[row] = line[:column] + piece + line[column + 1 :]
+            column += 1
+    return [rows.get(number, "").rstrip() for number in range(max(rows) + 1)]
 
 
 class Terminal:
@@ -61,6 +88,11 @@ class Terminal:
         self._process.kill()
         self._process.wait()
         os.close(self._screen)
+
+    @property
+    def screen(self) -> list[str]:
+        """What stands there now: the lines, without what was written over."""
+        return drawn(self.shown)
 
     def wait_for(self, text: str | threading.Event) -> None:
         """Wait until this is shown, or until this has happened elsewhere."""

@@ -223,9 +223,9 @@ class _Report:
     def _say_what_is_next(self, counts: Mapping[End, int]) -> None:
         if counts["in doubt"]:
             self.screen.complain("--resend-in-doubt sends again what is in doubt", "")
-        if counts["not sent"] or counts["refused"]:
+        if counts["not sent"] or any(map(_may_go_on, self._shipment.troubles)):
             self.screen.complain(
-                "the same command goes on with what was not sent, or refused for now (4yz)", ""
+                "the same command goes on with what was not sent, or refused for now", ""
             )
 
     def _counts(self) -> dict[End, int]:
@@ -245,6 +245,13 @@ class _Report:
             "error": None if failure is None else _words(failure),
             "troubles": [_for_json(trouble) for trouble in self._shipment.troubles],
         }
+
+
+def _may_go_on(trouble: Trouble) -> bool:
+    """Whether another run sends it to somebody."""
+    facts = trouble.facts.values()
+    is_for_now = any(fact.reply is not None and fact.reply.is_transient for fact in facts)
+    return is_for_now or any(fact.outcome == "not_sent" for fact in facts)
 
 
 def _words(error: Exception) -> str:

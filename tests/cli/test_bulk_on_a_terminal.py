@@ -52,7 +52,7 @@ def test_the_bar_against_postfix(postfix: Postfix, tmp_path: Path) -> None:
     screen = terminal.screen
     assert looks_like(
         screen,
-        BAR + r"32/32 +[0-9.]+/s 0:00:00 left",
+        BAR + r"32/32 +[-0-9.]+/s 0:00:00 left",
         "accepted 30  refused 2  in doubt 0",
     )
     assert len(screen[0]) == 80
@@ -165,7 +165,7 @@ def test_on_a_narrow_terminal_the_bar_has_what_room_there_is(tmp_path: Path) -> 
         assert it.wait_closed() == Exit.OK
     assert looks_like(
         drawn(it.shown, width=40),
-        r"━+ 2/2 +[0-9.]+/s 0:00:00 left",
+        r"━+ 2/2 +[-0-9.]+/s 0:00:00 left",
         "accepted 2  refused 0  in doubt 0",
         "2 messages in .* s: 2 accepted",
     )

@@ -158,7 +158,8 @@ def _check(program: Block, network: Network, backend: str, monkeypatch: pytest.M
     for file in _files_of(program.page):
         (network.folder / file.caption).write_text(file.source, "utf-8")
         monkeypatch.delitem(sys.modules, Path(file.caption).stem, raising=False)
-    monkeypatch.syspath_prepend(network.folder)
+    monkeypatch.setattr(sys, "path", [str(network.folder), *sys.path])
+    importlib.invalidate_caches()
     check(program, _output_of(program), network, backend, monkeypatch)
 
 

@@ -20,7 +20,7 @@ author = "anysmtp contributors"
 copyright = "anysmtp contributors"
 release = version = importlib.metadata.version("anysmtp")
 
-extensions = ["sphinx.ext.autodoc", "public_names", "state_tables"]
+extensions = ["sphinx.ext.autodoc", "public_names", "state_tables", "state_diagram", "for_machines"]
 html_theme = "furo"
 html_title = f"anysmtp {release}"
 exclude_patterns = ["_build", "_ext", "sample"]

@@ -154,21 +154,25 @@ class Journal:
         return Past(key, name, digest, bool(under_way), facts)
 
     def _open(self) -> None:
-        for statement in (
-            # Before the first access: no other process gets in, and none is asked about each page.
-            "PRAGMA locking_mode = EXCLUSIVE",
-            "PRAGMA journal_mode = WAL",
-            "BEGIN EXCLUSIVE",
-        ):
-            self._execute(statement)
-        if not self._number("SELECT count(*) FROM sqlite_master"):
+        # Before the first access: no other process gets in, and none is asked about each page.
+        self._execute("PRAGMA locking_mode = EXCLUSIVE")
+        is_new = not self._number("SELECT count(*) FROM sqlite_master")
+        if not is_new:
+            self._check()
+        self._execute("PRAGMA journal_mode = WAL")
+        self._execute("BEGIN EXCLUSIVE")
+        if is_new:
             self._create()
+        [(self.secret,)] = self._execute("SELECT secret FROM journal")
+        self._execute("COMMIT")
+
+    def _check(self) -> None:
+        """JournalError for what is not this source's, before anything in it is touched."""
         if self._number("PRAGMA application_id") != _APPLICATION:
             raise JournalError(f"{self.path} is a database, but not a journal of anysmtp's")
         if (version := self._number("PRAGMA user_version")) != _VERSION:
             raise JournalError(f"{self.path} is a journal of version {version}, not {_VERSION}")
-        [(identity, self.secret)] = self._execute("SELECT identity, secret FROM journal")
-        self._execute("COMMIT")
+        [(identity,)] = self._execute("SELECT identity FROM journal")
         if identity != self._identity:
             raise JournalError(f"{self.path} is the journal of something else: {_told(identity)}")
 

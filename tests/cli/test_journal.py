@@ -118,5 +118,7 @@ def test_another_database_is_refused(statement: str, said: str, path: Path) -> N
     with sqlite3.connect(path) as database:
         database.execute(statement)
     database.close()
+    before = path.read_bytes()
     with pytest.raises(JournalError, match=said), Journal(path, IDENTITY):
         pass
+    assert path.read_bytes() == before

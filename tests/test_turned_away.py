@@ -13,7 +13,7 @@ import pytest
 
 from anysmtp import Limits, Mail, Retry, SMTPConnectError, SMTPSenderRefused, SMTPTLSError
 from anysmtp.testing import Act, Answer, ScriptedServer
-from support.clients import deliver, on_memory
+from support.clients import RAW, deliver, on_memory
 from support.leaks import no_leaks
 from support.many import mail, outcomes, send_all
 from support.tls import Certificates
@@ -141,7 +141,7 @@ async def test_what_only_speaks_of_a_connection_does_not_mean_that_there_are_too
         async with smtp.connection():
             await smtp.connect()
         with pytest.raises(SMTPSenderRefused):
-            await smtp.sendmail("bad@x.test", "b@x.test", b"")
+            await smtp.sendmail("bad@x.test", "b@x.test", RAW)
         assert smtp.statistics().allowed_connections == 2
     assert sum(command.startswith(b"MAIL") for command in server.commands) == 1
 
@@ -171,6 +171,6 @@ async def test_a_message_lowers_the_number_of_connections_once(reply: str, is_st
             assert not delivery.accepted
         else:
             with pytest.raises(SMTPSenderRefused if reply[0:3] != "421" else ConnectionError):
-                await smtp.sendmail("bad@x.test", "b@x.test", b"")
+                await smtp.sendmail("bad@x.test", "b@x.test", RAW)
         assert smtp.statistics().allowed_connections == 7
     assert sum(command.startswith(b"MAIL FROM:<bad@") for command in server.commands) <= 5

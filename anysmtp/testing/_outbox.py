@@ -31,7 +31,7 @@ from .._mailer import BaseMailer
 from .._monitor import Monitor
 from .._protocol._demands import needs_downgrade
 from .._protocol._transaction import Transaction
-from .._sources import SourceFailed, chunks_of
+from .._sources import SourceFailed, chunks_of, closing
 from ..errors import SMTPException, SMTPServerDisconnected
 from ..events import Observer
 from ._in_place import NAME, NO_CONNECTION, NOTHING, Conversation, Fault, offered
@@ -260,7 +260,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
             await conversation.take_envelope(transaction)
             if transaction.end == "message":
                 takes_8bit = self._extensions.eight_bit_mime
-                raw = await _whole(content, takes_8bit, transaction.is_utf8)
+                raw = await self._whole(content, takes_8bit, transaction.is_utf8)
                 transaction.hand_over()
                 ledger.bytes_sent = len(raw)
                 await conversation.take_message(transaction, raw, self._keep)
@@ -269,23 +269,21 @@ class Outbox(BaseMailer, Sequence[Sent]):
             error.server = error.server or NAME
             raise
 
+    async def _whole(self, content: Content | Source, takes_8bit: bool, takes_utf8: bool) -> bytes:
+        """The octets of a message, read to the end of its source; or what is wrong with that."""
+        pieces = chunks_of(content, takes_8bit=takes_8bit, takes_utf8=takes_utf8)
+        if isinstance(pieces, Iterable):
+            return b"".join(pieces)
+        read: list[bytes] = []
+        try:
+            async with closing(pieces, self._monitor.source_failed):
+                while piece := await pieces.next():
+                    read.append(piece)
+        except SourceFailed as failure:
+            raise failure.error from failure
+        return b"".join(read)
+
     def _keep(self, message: Sent) -> None:
         self._sent.append(message)
         for news in self._waiting:
             news.set()
-
-
-async def _whole(content: Content | Source, takes_8bit: bool, takes_utf8: bool) -> bytes:
-    """The octets of a message, read to the end of its source; or what is wrong with that."""
-    pieces = chunks_of(content, takes_8bit=takes_8bit, takes_utf8=takes_utf8)
-    if isinstance(pieces, Iterable):
-        return b"".join(pieces)
-    read: list[bytes] = []
-    try:
-        while piece := await pieces.next():
-            read.append(piece)
-    except SourceFailed as failure:
-        raise failure.error from failure
-    finally:
-        await pieces.aclose()
-    return b"".join(read)

@@ -145,8 +145,9 @@ class FromIterator:
             if piece is _END:
                 self._is_over = True
                 break
-            found.append(octets_in(piece))
-            length += len(found[-1])
+            if octets := octets_in(piece):
+                found.append(octets)
+                length += len(octets)
             self._count += 1
             if self._count % _TURN == 0:
                 await checkpoint()

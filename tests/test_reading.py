@@ -38,7 +38,7 @@ def pipe(
     os.set_blocking(reader, is_blocking)
     os.write(writer, given)
     try:
-        with cast("BinaryIO", open(reader, "rb", buffering)) as file:
+        with open(reader, "rb", buffering) as file:
             yield file, writer
     finally:
         os.close(writer)
@@ -87,10 +87,15 @@ async def test_a_pipe_that_gives_text_is_an_error() -> None:
         async def read(self, size: int) -> Any:
             return (await super().read(size)).decode()
 
+    given: Any = Text(RAW)
     async with ScriptedServer() as server, on_memory(server) as smtp:
         with pytest.raises(TypeError, match="binary mode"):
-            await deliver(smtp, Text(RAW))
+            await deliver(smtp, given)
     assert not server.messages
+
+
+def buffered(data: bytes) -> io.BufferedReader:
+    return io.BufferedReader(Pipe(data))
 
 
 class Again:
@@ -103,7 +108,7 @@ class Again:
         yield from self._pieces
 
 
-@pytest.mark.parametrize("make", [io.BytesIO, lambda raw: at_end(raw), Pipe, Awaited, Again])
+@pytest.mark.parametrize("make", [io.BytesIO, buffered, Pipe, Awaited, Again])
 @pytest.mark.parametrize("chunking", ["off", "always"])
 async def test_a_source_that_is_resumed_at_its_end_is_no_message(
     make: Callable[[bytes], Any], chunking: str
@@ -121,18 +126,14 @@ async def test_a_source_that_is_resumed_at_its_end_is_no_message(
     assert [message.raw for message in server.messages] == [RAW, RAW]
 
 
-def at_end(data: bytes) -> io.BufferedReader:
-    return io.BufferedReader(Pipe(data))
-
-
-@pytest.mark.parametrize("make", [iter, lambda raw: pieces_in_time(b"")])
+@pytest.mark.parametrize("make", [pieces_of, pieces_in_time])
 @pytest.mark.parametrize("binary", [False, True])
 async def test_an_iterator_without_an_octet_is_no_message(
-    make: Callable[[list[bytes]], Any], binary: bool
+    make: Callable[[bytes], Any], binary: bool
 ) -> None:
     async with ScriptedServer(keywords=CHUNKING) as server, on_memory(server) as smtp:
         with pytest.raises(ValueError, match="the message is empty"):
-            await deliver(smtp, make([b"", b""]), binary=binary)
+            await deliver(smtp, make(b""), binary=binary)
     assert not server.messages
 
 
@@ -291,17 +292,17 @@ async def test_whoever_opens_a_named_pipe_may_leave_before_it_has_a_writer(fifo:
         await to_thread.run_sync(write_until_it_is_closed, fifo)
 
 
-@pytest.mark.parametrize("given", [iter, lambda raw: raw, lambda raw: io.BytesIO(raw[0])])
+@pytest.mark.parametrize("make", [pieces_of, buffered, io.BytesIO, bytes])
 @pytest.mark.parametrize("long", [False, True])
 async def test_a_header_section_in_utf8_is_noticed_in_binary_messages_too(
-    given: Callable[[list[bytes]], Any], long: bool
+    make: Callable[[bytes], Any], long: bool
 ) -> None:
     fields = [b"X: " + b"\r\n ".join([b"a" * 900] * 400) + b"\r\n"] if long else []
     raw = b"".join([*fields, "Subject: ä\r\n\r\nx\r\n".encode()])
     async with ScriptedServer(keywords=CHUNKING) as server, on_memory(server) as smtp:
         for binary in (False, True):
             with pytest.raises(SMTPNotSupported, match="header section is not ASCII"):
-                await deliver(smtp, given([raw]), binary=binary)
+                await deliver(smtp, make(raw), binary=binary)
         await deliver(smtp)
     assert [message.raw for message in server.messages] == [RAW]
 

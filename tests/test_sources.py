@@ -68,12 +68,14 @@ class Pipe(io.RawIOBase):
 class Remote(Pipe):
     """A file that can be rewound, and gives less than it is asked for."""
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.seek, self.tell = self._file.seek, self._file.tell
-
     def seekable(self) -> bool:
         return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
     def readinto(self, buffer: Any) -> int:
         return self._file.readinto(memoryview(buffer)[:60_000])

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import anyio
 import pytest
-from anyio import to_thread
+from anyio import from_thread, to_thread
 from anyio.lowlevel import checkpoint
 
 from anysmtp import Delivery, Retry, SMTPDataError, SMTPNotSupported
@@ -74,7 +74,11 @@ async def test_a_pipe_that_does_not_wait_has_not_come_to_its_end(buffering: int)
     assert not server.messages
 
 
-@pytest.mark.parametrize("make", [Mute, RewoundMute, lambda data: io.BufferedReader(Mute(data))])
+def buffered_mute(data: bytes) -> io.BufferedReader:
+    return io.BufferedReader(Mute(data))
+
+
+@pytest.mark.parametrize("make", [Mute, RewoundMute, buffered_mute])
 async def test_nor_has_a_file_that_gives_none(make: Callable[[bytes], Any]) -> None:
     async with ScriptedServer() as server, on_memory(server) as smtp:
         with pytest.raises(ValueError, match="non-blocking mode"):
@@ -195,31 +199,34 @@ async def test_an_iterator_is_asked_for_once(make: Callable[[], Any]) -> None:
     assert server.messages[0].raw == b"line\r\n" * 400_000
 
 
-def nothing_for_ever() -> Iterator[bytes]:
+def nothing_for_ever(asked: list[None]) -> Iterator[bytes]:
     while True:
+        asked.append(None)
         yield b""
 
 
-async def nothing_in_time() -> AsyncIterator[bytes]:
-    for piece in nothing_for_ever():
+async def nothing_in_time(asked: list[None]) -> AsyncIterator[bytes]:
+    for piece in nothing_for_ever(asked):
         yield piece
 
 
 @pytest.mark.parametrize("make", [nothing_for_ever, nothing_in_time])
 async def test_a_source_that_gives_nothing_for_ever_lets_others_run(
-    make: Callable[[], Any],
+    make: Callable[[list[None]], Any],
 ) -> None:
+    asked: list[None] = []
     async with ScriptedServer() as server, on_memory(server) as smtp:
         async with anyio.create_task_group() as group:
 
             async def stop() -> None:
-                while not server.connections or "DATA" not in server.connection.verbs:
+                while not asked:
                     await checkpoint()
                 group.cancel_scope.cancel()
 
             group.start_soon(stop)
-            await deliver(smtp, make())
+            await deliver(smtp, make(asked))
         await deliver(smtp)
+    assert 100 < len(asked) < 1000
 
 
 async def test_a_silent_pipe_is_left_by_whoever_is_cancelled() -> None:
@@ -237,6 +244,24 @@ async def test_a_silent_pipe_is_left_by_whoever_is_cancelled() -> None:
         # The thread that is left behind takes this.
         os.write(writer, b"late")
     assert [message.raw for message in server.messages] == [RAW]
+
+
+async def test_whoever_is_cancelled_does_not_read_a_large_file_to_its_end() -> None:
+    with anyio.CancelScope() as scope:
+
+        class File(io.BytesIO):
+            count = 0
+
+            def read1(self, size: int | None = -1, /) -> bytes:
+                File.count += 1
+                if File.count == 10:
+                    from_thread.run_sync(scope.cancel)
+                return super().read1(size)
+
+        async with ScriptedServer() as server, on_memory(server) as smtp:
+            await deliver(smtp, File(LONG * 10))
+    assert File.count < 13
+    assert not server.connections
 
 
 async def test_a_refusal_is_heard_while_a_pipe_is_silent() -> None:

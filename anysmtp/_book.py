@@ -45,7 +45,7 @@ from ._message import (
 from ._monitor import Monitor, Since
 from ._parameters import DSN
 from ._signing import Signer, Signers, signed, signers_of
-from ._sources import StreamContent, content_of, in_memory
+from ._sources import StreamContent, content_of, in_memory, read_whole
 from ._wishes import NO_WISHES, given, one, wishes_of
 from .errors import SMTPException
 
@@ -202,7 +202,14 @@ class Book:
                     binary=wishes.is_binary,
                     allow_long_lines=wishes.allow_long_lines,
                 )
-                return signed(content, signers) if signers else content
+                if not signers:
+                    return content
+                return signed(
+                    content.chunks(),
+                    signers,
+                    binary=wishes.is_binary,
+                    allow_long_lines=wishes.allow_long_lines,
+                )
 
             return await _run(work, in_thread or bool(signers))
 
@@ -220,15 +227,27 @@ class Book:
         content = await raw_content(
             message, binary=wishes.is_binary, allow_long_lines=wishes.allow_long_lines
         )
-        signers = self._asked.signers
+        if self._asked.signers:
+            content = await self._signed(content)
         if isinstance(content, StreamContent):
-            if signers:
-                raise TypeError("a message that is to be signed is a message object, or in memory")
             return self._job(content, content.message_id)
-        if signers:
-            unsigned = content
-            content = await _run(lambda: signed(unsigned, signers), True)
         return self._job(content, message_id_of(content.header_section()))
+
+    async def _signed(
+        self, content: RawContent | BinaryContent | StreamContent
+    ) -> RawContent | BinaryContent:
+        """A raw message, signed: there is no signature before all of it was read."""
+        wishes, signers = self._asked.wishes, self._asked.signers
+        unsigned = await read_whole(content, takes_8bit=True, takes_utf8=True)
+        return await _run(
+            lambda: signed(
+                unsigned,
+                signers,
+                binary=wishes.is_binary,
+                allow_long_lines=wishes.allow_long_lines,
+            ),
+            True,
+        )
 
     def goes_on(self, attempts: Attempts, error: SMTPException | None, *, is_over: bool) -> bool:
         """A transaction has ended; whether there is another one, after ``attempts.delay``.

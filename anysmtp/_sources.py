@@ -397,3 +397,22 @@ def chunks_of(
         return content.chunks()
     assert isinstance(content, StreamContent)
     return content.pieces(takes_8bit=takes_8bit, takes_utf8=takes_utf8)
+
+
+async def read_whole(
+    content: Content | Stream, *, takes_8bit: bool, takes_utf8: bool
+) -> Iterable[bytes]:
+    """The octets of a message, all in memory; raises what is wrong with its source."""
+    pieces = chunks_of(content, takes_8bit=takes_8bit, takes_utf8=takes_utf8)
+    if isinstance(pieces, Iterable):
+        return pieces
+    read: list[bytes] = []
+    try:
+        while piece := await pieces.next():
+            read.append(piece)
+        return read
+    except SourceFailed as failed:
+        failure = failed.error
+    finally:
+        await pieces.aclose()
+    raise failure

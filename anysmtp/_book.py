@@ -43,7 +43,7 @@ from ._message import (
     why_fixed,
 )
 from ._monitor import Monitor, Since
-from ._parameters import DSN
+from ._parameters import DSN, is_seven_bit
 from ._signing import Signer, Signers, signed, signers_of
 from ._sources import StreamContent, content_of, in_memory, read_whole
 from ._wishes import NO_WISHES, given, one, wishes_of
@@ -284,6 +284,8 @@ class Book:
     ) -> Job:
         self.ledger.message_id = message_id
         asked, wishes = self._asked, self._asked.wishes
+        if content.is_8bit and is_seven_bit(wishes.mail_options):
+            raise ValueError("BODY=7BIT contradicts the message, which has octets above 127")
         return Job(
             sender=self._sender,
             recipients=self._recipients,

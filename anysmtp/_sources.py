@@ -175,7 +175,8 @@ class _InLines(_AsItIs):
         if flow.is_8bit and not self._takes_8bit:
             raise SourceFailed(
                 SMTPNotSupported(
-                    "the message has octets above 127 and the server does not offer 8BITMIME"
+                    "the message has octets above 127 and the server does not offer 8BITMIME, or "
+                    "BODY=7BIT was said"
                 )
             )
         if flow.is_utf8 and not self._takes_utf8:

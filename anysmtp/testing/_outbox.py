@@ -28,7 +28,7 @@ from .._envelope import Job
 from .._lifecycle import Lifecycle
 from .._mailer import BaseMailer
 from .._monitor import Monitor
-from .._protocol._demands import needs_downgrade
+from .._protocol._demands import needs_downgrade, takes_8bit
 from .._protocol._transaction import Transaction
 from .._sources import read_whole
 from ..errors import SMTPException, SMTPServerDisconnected
@@ -260,7 +260,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
             if transaction.end == "message":
                 pieces = await read_whole(
                     content,
-                    takes_8bit=self._extensions.eight_bit_mime,
+                    takes_8bit=takes_8bit(job.mail_options, self._extensions),
                     takes_utf8=transaction.is_utf8,
                 )
                 raw = b"".join(pieces)

@@ -188,9 +188,11 @@ class SMTPConnection(BaseMailer):
             if says(parameters, REQUIRETLS.text):
                 with _dialogue.locating(self._channel, command):
                     require_tls(is_tls_verified=self._channel.link.is_verified)
-            if self._pace is not None:
+            pace = self._pace
+            if pace is not None:
                 clock.stop()
-                await self._pace.begin(lambda: True)
+                await self._channel.turns.rest(lambda: pace.begin(lambda: True))
+                self._channel.check_open()
             self._channel.messages += 1
             self._mail_options = parameters
             return await _dialogue.demand(self._channel, clock, command, SMTPSenderRefused)

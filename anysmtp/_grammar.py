@@ -59,7 +59,6 @@ DOMAIN = Rule(rf"(?=.{{1,255}}\Z){_LDH_LABEL}(?:\.{_LDH_LABEL})*")
 _SNUM = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_SNUM}(?:\.{_SNUM}){{3}}"
 _GROUP = r"[0-9A-Fa-f]{1,4}"
-
 _IN_FRONT = tuple(":".join([_GROUP] * count) for count in range(7))
 _IPV6 = "|".join(
     (

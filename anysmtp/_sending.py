@@ -174,9 +174,12 @@ class Sending:
             # Where the server may have gone away meanwhile, the message is not staked on a guess;
             # and the round trip is nothing against the wait.
             self._pipelining = "auto" if self._pipelining == "eager" else self._pipelining
-        if not await pace.begin(lambda: not is_alone or channel.looks_alive()):
-            raise channel.worn_out()
+        has_begun = await channel.turns.rest(
+            lambda: pace.begin(lambda: not is_alone or channel.looks_alive())
+        )
         channel.check_open()
+        if not has_begun:
+            raise channel.worn_out()
 
     def _plan(self, channel: Channel) -> None:
         session = channel.session

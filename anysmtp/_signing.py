@@ -33,8 +33,8 @@ def signers_of(given: object) -> tuple[Signer, ...]:
     """
     if callable(given):
         return (cast("Signer", given),)
+    kind = type(given).__name__
     if not isinstance(given, Iterable) or isinstance(given, (str, bytes, bytearray, memoryview)):
-        kind = type(cast("object", given)).__name__
         raise TypeError(f"sign is a function of the message, or several, not {kind}")
     several = tuple(cast("Iterable[object]", given))
     for signer in several:

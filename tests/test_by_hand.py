@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -66,14 +65,14 @@ async def test_a_message_that_mail_has_not_announced_is_an_error_before_data(
         (RAW, ["8BITMIME"], ["BODY=7BIT"]),
     ],
 )
-@pytest.mark.parametrize("kind", [bytes, lambda raw: iter([raw])], ids=["memory", "iterator"])
+@pytest.mark.parametrize("is_stream", [False, True], ids=["memory", "iterator"])
 async def test_a_message_that_mail_has_announced_is_sent(
-    kind: Any, raw: bytes, keywords: Sequence[str], options: Sequence[str]
+    raw: bytes, keywords: Sequence[str], options: Sequence[str], is_stream: bool
 ) -> None:
     async with ScriptedServer(keywords=keywords) as server, await connection_to(server) as conn:
         await conn.mail(SENDER, options)
         await conn.rcpt("b@x.test")
-        await conn.data(kind(raw))
+        await conn.data(iter([raw]) if is_stream else raw)
     assert [message.raw for message in server.messages] == [raw]
 
 

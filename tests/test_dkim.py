@@ -122,9 +122,9 @@ def test_what_is_no_key_is_an_error_that_does_not_show_it(key: Any) -> None:
 
 def test_a_key_in_the_wrong_place_is_in_no_error(keys: dict[str, Key]) -> None:
     key = keys["rsa"].pem.decode()
-    for make in (lambda: DKIMSigner(key, "s", key), lambda: DKIMSigner(DOMAIN, key, "s")):
+    for arguments in ((key, "s", key), (DOMAIN, key, "s")):
         with pytest.raises(ValueError, match=r"^(domain|selector) is a name in the DNS") as caught:
-            make()
+            DKIMSigner(*arguments)
         assert caught.value.__cause__ is caught.value.__context__ is None
     with pytest.raises(TypeError, match=r"the key is bytes, a str or a path, not bytearray$"):
         DKIMSigner(DOMAIN, "s", bytearray(key.encode()))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -177,7 +177,7 @@ def test_a_domain_is_read_as_in_addresses(domain: str, keys: dict[str, Key]) -> 
 def test_what_no_signature_can_name_is_an_error_at_once(
     options: dict[str, Any], reason: str, keys: dict[str, Key]
 ) -> None:
-    given = {"domain": DOMAIN, "selector": "s", "key": keys["rsa"].pem, **options}
+    given: dict[str, Any] = {"domain": DOMAIN, "selector": "s", "key": keys["rsa"].pem, **options}
     with pytest.raises(ValueError, match=reason):
         DKIMSigner(**given)
 

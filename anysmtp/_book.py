@@ -202,14 +202,7 @@ class Book:
                     binary=wishes.is_binary,
                     allow_long_lines=wishes.allow_long_lines,
                 )
-                if not signers:
-                    return content
-                return signed(
-                    content.chunks(),
-                    signers,
-                    binary=wishes.is_binary,
-                    allow_long_lines=wishes.allow_long_lines,
-                )
+                return self._signed(content.chunks()) if signers else content
 
             return await _run(work, in_thread or bool(signers))
 
@@ -228,25 +221,20 @@ class Book:
             message, binary=wishes.is_binary, allow_long_lines=wishes.allow_long_lines
         )
         if self._asked.signers:
-            content = await self._signed(content)
+            # There is no signature before all of it was read.
+            pieces = await read_whole(content, takes_8bit=True, takes_utf8=True)
+            content = await _run(lambda: self._signed(pieces), True)
         if isinstance(content, StreamContent):
             return self._job(content, content.message_id)
         return self._job(content, message_id_of(content.header_section()))
 
-    async def _signed(
-        self, content: RawContent | BinaryContent | StreamContent
-    ) -> RawContent | BinaryContent:
-        """A raw message, signed: there is no signature before all of it was read."""
-        wishes, signers = self._asked.wishes, self._asked.signers
-        unsigned = await read_whole(content, takes_8bit=True, takes_utf8=True)
-        return await _run(
-            lambda: signed(
-                unsigned,
-                signers,
-                binary=wishes.is_binary,
-                allow_long_lines=wishes.allow_long_lines,
-            ),
-            True,
+    def _signed(self, pieces: Iterable[bytes]) -> RawContent | BinaryContent:
+        asked, wishes = self._asked, self._asked.wishes
+        return signed(
+            pieces,
+            asked.signers,
+            binary=wishes.is_binary,
+            allow_long_lines=wishes.allow_long_lines,
         )
 
     def goes_on(self, attempts: Attempts, error: SMTPException | None, *, is_over: bool) -> bool:

@@ -141,6 +141,10 @@ def test_a_domain_is_read_as_in_addresses(domain: str, keys: dict[str, Key]) -> 
     assert f"d={name};i=@xn--grn-ioa.{name};".encode() in field
 
 
+def _arguments(keys: dict[str, Key], options: dict[str, Any]) -> dict[str, Any]:
+    return {"domain": DOMAIN, "selector": "s", "key": keys["rsa"].pem, **options}
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -177,15 +181,24 @@ def test_a_domain_is_read_as_in_addresses(domain: str, keys: dict[str, Key]) -> 
 def test_what_no_signature_can_name_is_an_error_at_once(
     options: dict[str, Any], reason: str, keys: dict[str, Key]
 ) -> None:
-    given: dict[str, Any] = {"domain": DOMAIN, "selector": "s", "key": keys["rsa"].pem, **options}
     with pytest.raises(ValueError, match=reason):
-        DKIMSigner(**given)
+        DKIMSigner(**_arguments(keys, options))
 
 
-@pytest.mark.parametrize("headers", ["From", ["From", b"To"]])
-def test_fields_of_another_type_are_an_error_at_once(headers: Any, keys: dict[str, Key]) -> None:
-    with pytest.raises(TypeError, match="headers are several names"):
-        DKIMSigner(DOMAIN, "s", keys["rsa"].pem, headers=headers)
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"domain": None}, "a domain is a str, not NoneType"),
+        ({"selector": b"s"}, "a domain is a str, not bytes"),
+        ({"headers": "From"}, "headers are several names"),
+        ({"headers": ["From", b"To"]}, "headers are several names"),
+    ],
+)
+def test_what_is_of_another_type_is_an_error_at_once(
+    options: dict[str, Any], reason: str, keys: dict[str, Key]
+) -> None:
+    with pytest.raises(TypeError, match=reason):
+        DKIMSigner(**_arguments(keys, options))
 
 
 @pytest.mark.parametrize(

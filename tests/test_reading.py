@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -306,12 +307,20 @@ def write_until_it_is_closed(fifo: Path) -> None:
         raise AssertionError("somebody reads all of it")
 
 
-async def test_whoever_opens_a_named_pipe_may_leave_before_it_has_a_writer(fifo: Path) -> None:
+async def test_whoever_opens_a_named_pipe_may_leave_before_it_has_a_writer(
+    fifo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def opening(path: str, mode: str) -> Any:
+        begun.set()
+        return open(path, mode)
+
+    monkeypatch.setattr("anysmtp._sources.open", opening, raising=False)
     async with ScriptedServer() as server, on_memory(server) as smtp:
         async with anyio.create_task_group() as group:
             group.start_soon(deliver, smtp, fifo)
-            while not server.connections or "DATA" not in server.connection.verbs:
-                await anyio.wait_all_tasks_blocked()
+            assert await to_thread.run_sync(begun.wait, 10)
             group.cancel_scope.cancel()
         # The thread that is left behind finds a writer, and closes its own end.
         await to_thread.run_sync(write_until_it_is_closed, fifo)

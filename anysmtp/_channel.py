@@ -121,7 +121,7 @@ class Channel:
     @property
     def is_idle(self) -> bool:
         """Whether the next one can begin, as far as is known: nobody speaks, nothing is open."""
-        return self.is_open and self.session.is_quiet and self.turns.holder is None
+        return self.turns.holder is None and self.session.is_quiet and self.is_open
 
     @property
     def is_worn(self) -> bool:
@@ -154,7 +154,8 @@ class Channel:
         turn = self.speaker(clock)
         await self.catch_up(turn)
         is_behind = self.is_owed_to_others(turn)
-        awaited = self.post([(command, sink) for command in commands], turn)
+        awaited = [self.session.send(command, sink, turn) for command in commands]
+        self._posted(commands)
         await self.write(b"".join([command.line for command in commands]), is_behind=is_behind)
         await self.wait(awaited[-1], turn)
         if self.session.broken is not None:
@@ -191,27 +192,28 @@ class Channel:
         return awaited.reply
 
     def post(
-        self, flight: Sequence[tuple[Command, Sink | None]], turn: Turn, octets: int = 0
-    ) -> list[Awaited]:
-        """Queue commands, which the caller writes before he awaits anything.
+        self,
+        flight: Sequence[tuple[Command, Sink | None]],
+        turn: Turn,
+        octets: int = 0,
+        take_yes: Sink | None = None,
+    ) -> Awaited:
+        """Queue commands, which the caller writes before he awaits anything; the last one.
 
-        ``octets`` of a message go out with the last one.
+        ``octets`` of a message go out with it; for ``take_yes`` see `Session.send_flight`.
         """
-        session = self.session
-        is_first = not session.awaited
-        last = len(flight) - 1
-        awaited = [
-            session.send(command, sink, turn, octets if number == last else 0)
-            for number, (command, sink) in enumerate(flight)
-        ]
+        awaited = self.session.send_flight(flight, turn, octets, take_yes)
+        self._posted([command for command, _ in flight], octets)
+        return awaited
+
+    def _posted(self, commands: Sequence[Command], octets: int = 0) -> None:
+        """They are queued: show them, and time the reply that is next."""
         self._is_traced = _wire.isEnabledFor(logging.DEBUG)
         if self._is_traced:
-            self._trace(">", (command.shown for command, _ in flight))
+            self._trace(">", (command.shown for command in commands))
             if octets:
                 self._trace(">", (f"(a message of {octets} octets)",))
-        if is_first or self._timer.is_for_nobody:
-            self._time()
-        return awaited
+        self._time()
 
     async def write(self, data: bytes, *, is_behind: bool = False) -> None:
         """Write; a write that does not return is torn.
@@ -340,13 +342,14 @@ class Channel:
 
     async def leave(self, turn: Turn) -> None:
         """The holder writes no more; whoever is next may."""
-        turns = self.turns
+        turns, session = self.turns, self.session
         if turns.holder is turn:
             turns.holder = None
-        if turns.holder is None and not self.session.can_be_followed and self.is_open:
+        is_quiet = session.is_quiet
+        if not is_quiet and turns.holder is None and not session.can_be_followed and self.is_open:
             self._closing = _UNFINISHED
         try:
-            if self._closing is not None or not self.session.is_quiet:
+            if self._closing is not None or not is_quiet:
                 await self._close_if_forsaken()
         finally:
             turns.pass_on()
@@ -361,7 +364,9 @@ class Channel:
     async def _read(self) -> None:
         """Read once, for everybody who waits."""
         self._is_read = True
-        self.link.acknowledge_at_once()
+        if len(self.session.awaited) > 1:
+            # They may come one by one.
+            self.link.acknowledge_at_once()
         try:
             data = await self.link.stream.receive()
         except STREAM_ERRORS as error:
@@ -378,6 +383,8 @@ class Channel:
         session = self.session
         session.receive(data)
         try:
+            if not self._is_traced:
+                session.settle()
             while (pair := session.next_reply()) is not None:
                 if self._is_traced:
                     self._trace("<", pair.shown())
@@ -395,6 +402,8 @@ class Channel:
                 waiting.news.set()
         if session.awaited:
             self._time()
+        else:
+            self._timer.rest()
         return True
 
     async def _give_up(self, turn: Turn, waiting: _Waiting) -> None:
@@ -457,7 +466,7 @@ class Channel:
             broken=self.session.broken,
         )
         if self.session.head is not None and self.session.broken is None:
-            failure.command = self.session.head.command.shown
+            failure.command = self.session.head.next_command.shown
         return failure
 
     def _time(self) -> None:
@@ -479,7 +488,7 @@ class Speaking:
 
     async def __aenter__(self) -> Turn:
         turn = self._turn
-        if not turn.has_boarded:
+        if not (turn.has_boarded or self._channel.turns.take_now(turn)):
             try:
                 await self._channel.turns.take(turn)
             except BaseException:

@@ -84,10 +84,16 @@ class Turns:
     def are_waited_for(self) -> bool:
         return bool(self._waiting)
 
+    def take_now(self, turn: Turn) -> bool:
+        """Take the turn if nobody has it or waits for it; whether that was so."""
+        if self.holder is not None or self._waiting:
+            return False
+        self.holder = turn
+        return True
+
     async def take(self, turn: Turn) -> None:
         """Wait for the turn; a passenger may be under way already when this returns."""
-        if self.holder is None and not self._waiting:
-            self.holder = turn
+        if self.take_now(turn):
             return
         self._waiting.append(turn)
         if turn.clock is not None:
@@ -110,8 +116,10 @@ class Turns:
 
         The last of them has the turn, if he needs it.
         """
+        if (turn := self._next()) is None:
+            return b""
         flights: list[bytes] = []
-        while (turn := self._next()) is not None and turn.passenger is not None:
+        while turn is not None and turn.passenger is not None:
             if not (flight := turn.passenger.board(channel, turn)):
                 break
             flights.append(flight)
@@ -119,6 +127,7 @@ class Turns:
             if turn.passenger.needs_turn:
                 self.holder = turn
                 break
+            turn = self._next()
         return b"".join(flights)
 
     def _next(self) -> Turn | None:

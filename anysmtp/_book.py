@@ -43,9 +43,9 @@ from ._message import (
     why_fixed,
 )
 from ._monitor import Monitor, Since
-from ._parameters import DSN
+from ._parameters import DSN, is_seven_bit
 from ._signing import Signer, Signers, signed, signers_of
-from ._sources import StreamContent, content_of, in_memory
+from ._sources import StreamContent, content_of, in_memory, read_whole
 from ._wishes import NO_WISHES, given, one, wishes_of
 from .errors import SMTPException
 
@@ -213,7 +213,7 @@ class Book:
                     binary=wishes.is_binary,
                     allow_long_lines=wishes.allow_long_lines,
                 )
-                return signed(content, signers) if signers else content
+                return self._signed(content.chunks()) if signers else content
 
             return await _run(work, in_thread or bool(signers))
 
@@ -234,15 +234,22 @@ class Book:
             content = in_memory(message, binary, allow_long_lines)
         else:
             content = await raw_content(message, binary=binary, allow_long_lines=allow_long_lines)
-        signers = self._asked.signers
+        if self._asked.signers:
+            # There is no signature before all of it was read.
+            pieces = await read_whole(content, takes_8bit=True, takes_utf8=True)
+            content = await _run(lambda: self._signed(pieces), True)
         if isinstance(content, StreamContent):
-            if signers:
-                raise TypeError("a message that is to be signed is a message object, or in memory")
             return self._job(content, content.message_id)
-        if signers:
-            unsigned = content
-            content = await _run(lambda: signed(unsigned, signers), True)
         return self._job(content, message_id_of(content.header_section()))
+
+    def _signed(self, pieces: Iterable[bytes]) -> RawContent | BinaryContent:
+        asked, wishes = self._asked, self._asked.wishes
+        return signed(
+            pieces,
+            asked.signers,
+            binary=wishes.is_binary,
+            allow_long_lines=wishes.allow_long_lines,
+        )
 
     def goes_on(self, attempts: Attempts, error: SMTPException | None, *, is_over: bool) -> bool:
         """A transaction has ended; whether there is another one, after ``attempts.delay``.
@@ -282,6 +289,8 @@ class Book:
     ) -> Job:
         self.ledger.message_id = message_id
         asked, wishes = self._asked, self._asked.wishes
+        if content.is_8bit and is_seven_bit(wishes.mail_options):
+            raise ValueError("BODY=7BIT contradicts the message, which has octets above 127")
         return Job(
             sender=self._sender,
             recipients=self._recipients,

@@ -16,9 +16,8 @@ What may stop at an await, and the rule for any end but the expected one:
   new commands, and is closed once those in front have their replies.
 - A wait that was too long, octets that are no reply and replies to nothing break the session too.
 
-To break a session is synchronous, and comes first; then the stream is closed. Nothing is ever sent
-in it again. A broken channel costs one connection; a channel that is out of step would cost
-somebody's mail.
+To break a session is synchronous, and comes first; then the stream is closed. A broken channel
+costs one connection; a channel that is out of step would cost somebody's mail.
 
 Before each write stands a checkpoint that does nothing unless the caller is cancelled already: then
 nothing was written and nothing is torn.
@@ -440,6 +439,7 @@ class Channel:
             self.monitor.gone(reason, self._since, self.messages, is_lost=is_lost)
         for waiting in self._waiting:
             waiting.wake()
+        self.turns.end_rest()
 
     def _reason(self, owner: object) -> SMTPException:
         """Why a reply will not come: the breach, for the one to whom it happened."""

@@ -110,9 +110,7 @@ class BaseMailer(ABC):
                 f"a message object is needed, not {type(message).__name__} (sendmail takes text "
                 "and bytes)"
             )
-        asked = Asked(
-            options, sender, recipients, require_all=self._require_all, signers=self._signers
-        )
+        asked = self._asked(options, sender, recipients)
         with self._admitted(), asked.book_for_object(message, self._monitor) as book:
             job = await book.job_of_object(message, add_missing_headers=self._add_missing_headers)
             return await self._send(book, job)
@@ -135,9 +133,7 @@ class BaseMailer(ABC):
         than 998 octets (RFC 5321 section 4.5.3.1.6), unless ``allow_long_lines``.
         """
         _required(sender, recipients)
-        asked = Asked(
-            options, sender, recipients, require_all=self._require_all, signers=self._signers
-        )
+        asked = self._asked(options, sender, recipients)
         with self._admitted(), asked.book(self._monitor) as book:
             job = await book.job_of_raw(message)
             return await self._send(book, job)

@@ -22,7 +22,7 @@ from ._clock import Clock
 from ._delivery import Ledger
 from ._envelope import Content, Job, Stream
 from ._protocol._commands import Command
-from ._protocol._demands import needs_downgrade
+from ._protocol._demands import needs_downgrade, takes_8bit
 from ._protocol._lmtp import LMTPTransaction
 from ._protocol._session import Awaited, Sink
 from ._protocol._transaction import (
@@ -174,9 +174,12 @@ class Sending:
             # Where the server may have gone away meanwhile, the message is not staked on a guess;
             # and the round trip is nothing against the wait.
             self._pipelining = "auto" if self._pipelining == "eager" else self._pipelining
-        if not await pace.begin(lambda: not is_alone or channel.looks_alive()):
-            raise channel.worn_out()
+        has_begun = await channel.turns.rest(
+            lambda: pace.begin(lambda: not is_alone or channel.looks_alive())
+        )
         channel.check_open()
+        if not has_begun:
+            raise channel.worn_out()
 
     def _plan(self, channel: Channel) -> None:
         session = channel.session
@@ -275,9 +278,9 @@ class Sending:
             ledger.bytes_sent += octets
 
         content = self._content
-        takes_8bit = channel.session.extensions.eight_bit_mime
+        may_be_8bit = takes_8bit(self._job.mail_options, channel.session.extensions)
         body = Body(
-            chunks_of(content, takes_8bit=takes_8bit, takes_utf8=transaction.is_utf8),
+            chunks_of(content, takes_8bit=may_be_8bit, takes_utf8=transaction.is_utf8),
             content.size,
             take_final=transaction.take_final,
             hand_over=transaction.hand_over,

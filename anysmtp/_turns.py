@@ -13,14 +13,16 @@ is passed on in the same step.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
 
 if TYPE_CHECKING:
     from ._channel import Channel
     from ._clock import Clock
+
+T = TypeVar("T")
 
 
 class Passenger(Protocol):
@@ -72,11 +74,12 @@ class Turn:
 class Turns:
     """The turns of one channel: one holder at most, and those who wait."""
 
-    __slots__ = ("_waiting", "holder", "others")
+    __slots__ = ("_rest", "_waiting", "holder", "others")
 
     def __init__(self) -> None:
         self.holder: Turn | None = None
         self._waiting: deque[Turn] = deque()
+        self._rest: anyio.CancelScope | None = None
         self.others: Callable[[], Turn | None] | None = None
         """Who is next of those who wait elsewhere, for any channel."""
 
@@ -104,6 +107,20 @@ class Turns:
             if turn in self._waiting:
                 self._waiting.remove(turn)
             raise
+
+    async def rest(self, until: Callable[[], Awaitable[T]]) -> T | None:
+        """Have the holder wait for what does not come from the server; None: that was ended."""
+        with anyio.CancelScope() as self._rest:
+            try:
+                return await until()
+            finally:
+                self._rest = None
+        return None
+
+    def end_rest(self) -> None:
+        """Whatever the holder waits for like that: he need not."""
+        if self._rest is not None:
+            self._rest.cancel()
 
     def pass_on(self) -> None:
         """Nobody writes now: whoever is next may."""

@@ -175,6 +175,15 @@ def domain_of(mailbox: Mailbox) -> str | None:
     return (domain if domain.isascii() else _domains(domain)[1]).lower()
 
 
+def parse_domain(given: str) -> str:
+    """A domain that stands alone, in A-labels and lower case. ValueError for what is none."""
+    if not isinstance(given, str):
+        raise TypeError(f"a domain is a str, not {type(given).__name__}")
+    if ADDRESS_LITERAL.fullmatch(given):
+        raise ValueError(f"{given!r} is an address, not a domain")
+    return _domains(given)[1].lower()
+
+
 @lru_cache(maxsize=1024)
 def _parse_again(text: str) -> Mailbox:
     """The same senders come again and again, and many recipients."""

@@ -30,7 +30,16 @@ class RawContent:
     Text is encoded as UTF-8; ValueError for lone surrogates, which have none.
     """
 
-    __slots__ = ("_data", "_end", "_is_clean", "_is_whole", "has_long_lines", "is_8bit", "is_utf8", "size")
+    __slots__ = (
+        "_data",
+        "_end",
+        "_is_clean",
+        "_is_whole",
+        "has_long_lines",
+        "is_8bit",
+        "is_utf8",
+        "size",
+    )
 
     def __init__(self, message: bytes | bytearray | memoryview | str) -> None:
         data = octets_of(message)

@@ -28,7 +28,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -43,7 +42,7 @@ from ._protocol._session import Awaited, Session, Sink
 from ._reply import Reply
 from ._timing import ReplyTimer
 from ._tls import Encryption, encrypt
-from ._turns import Turn, Turns
+from ._turns import Speaking, Turn, Turns
 from ._writing import Writer, Written
 from .errors import SMTPException, SMTPProtocolError, SMTPServerDisconnected, SMTPTLSError
 
@@ -475,35 +474,3 @@ class Channel:
     def _trace(self, direction: str, lines: Iterable[str]) -> None:
         for line in lines:
             _wire.debug("%s %s %s", self.link.server, direction, line)
-
-
-class Speaking:
-    """The right to write on a channel, for as long as the block takes, or until `leave`."""
-
-    __slots__ = ("_channel", "_turn")
-
-    def __init__(self, channel: Channel, turn: Turn) -> None:
-        self._channel = channel
-        self._turn = turn
-
-    async def __aenter__(self) -> Turn:
-        turn = self._turn
-        if not (turn.has_boarded or self._channel.turns.take_now(turn)):
-            try:
-                await self._channel.turns.take(turn)
-            except BaseException:
-                self._channel.session.forsake(turn)
-                await self._channel.leave(turn)
-                raise
-        return turn
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc_type is not None:
-            # One that rode along may not have come to wait for its replies.
-            self._channel.session.forsake(self._turn)
-        await self._channel.leave(self._turn)

@@ -66,7 +66,8 @@ class Body:
             return None
         chunks = self.chunks
         if isinstance(chunks, tuple):
-            (whole,) = chunks
+            # Of one piece it makes no copy.
+            whole = b"".join(chunks)
         elif isinstance(chunks, Iterable):
             whole = b"".join(chunks)
         else:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
@@ -160,3 +161,35 @@ class Turns:
             assert turn.on_boarding is not None
             turn.on_boarding()
         turn.wake()
+
+
+class Speaking:
+    """The right to write on a channel, for as long as the block takes, or until `leave`."""
+
+    __slots__ = ("_channel", "_turn")
+
+    def __init__(self, channel: Channel, turn: Turn) -> None:
+        self._channel = channel
+        self._turn = turn
+
+    async def __aenter__(self) -> Turn:
+        turn = self._turn
+        if not (turn.has_boarded or self._channel.turns.take_now(turn)):
+            try:
+                await self._channel.turns.take(turn)
+            except BaseException:
+                self._channel.session.forsake(turn)
+                await self._channel.leave(turn)
+                raise
+        return turn
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc_type is not None:
+            # One that rode along may not have come to wait for its replies.
+            self._channel.session.forsake(self._turn)
+        await self._channel.leave(self._turn)

@@ -184,7 +184,7 @@ def parse_domain(given: str) -> str:
     return _domains(given)[1].lower()
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _parse_again(text: str) -> Mailbox:
     """The same senders come again and again, and many recipients."""
     return parse_address(text)

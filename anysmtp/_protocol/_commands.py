@@ -89,7 +89,7 @@ def rcpt(path: str, parameters: Iterable[str] = ()) -> Command:
     return Command(" ".join((f"RCPT TO:<{path}>", *parameters)))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def plain_rcpt(path: str) -> Command:
     """RCPT without parameters: the same recipients come again and again."""
     return rcpt(path)

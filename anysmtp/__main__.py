@@ -39,7 +39,9 @@ def _without_the_extra(arguments: list[str], missing: list[str]) -> int:
         f"(not found: {', '.join(missing)})",
         file=sys.stderr,
     )
-    return 1
+    from .cli._exit import Exit
+
+    return Exit.USAGE
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ from ._message import (
     why_fixed,
 )
 from ._monitor import Monitor, Since
-from ._parameters import DSN
+from ._parameters import DSN, is_seven_bit
 from ._signing import Signer, Signers, signed, signers_of
-from ._sources import StreamContent, content_of, in_memory
+from ._sources import StreamContent, content_of, in_memory, read_whole
 from ._wishes import NO_WISHES, given, one, wishes_of
 from .errors import SMTPException
 
@@ -121,19 +121,30 @@ class Asked:
         require_all: bool,
         signers: tuple[Signer, ...] = (),
     ) -> None:
+        self._sender: AddressLike | None = sender
+        self._recipients: Recipients | None = recipients
+        self.require_all = require_all
+        self.signers = signers
+        self.wishes = NO_WISHES
+        self.delivery: Delivery[Any]
+        if not options:
+            self.delivery = Delivery()
+            return
         if not _SEND_OPTIONS.issuperset(options):
             unknown = set(options) - _SEND_OPTIONS
             raise no_such_option(unknown, SendOptions, _INSTEAD)
         envelope = given("envelope", options, Envelope)
         self.wishes = wishes_of(options, envelope)
         envelope = envelope or _NO_ENVELOPE
-        self._sender: AddressLike | None = one("sender", sender, envelope.sender)
-        self._recipients: Recipients | None = one("recipients", recipients, envelope.recipients)
-        self.delivery: Delivery[Any] = given("delivery", options, Delivery) or Delivery()
+        self._sender = one("sender", sender, envelope.sender)
+        self._recipients = one("recipients", recipients, envelope.recipients)
+        self.delivery = given("delivery", options, Delivery) or Delivery()
         chosen = given("require_all", options, bool)
-        self.require_all = require_all if chosen is None else chosen
+        if chosen is not None:
+            self.require_all = chosen
         sign = options.get("sign")
-        self.signers = signers if sign is None else signers_of(sign)
+        if sign is not None:
+            self.signers = signers_of(sign)
 
     def book_for_object(self, message: Message, monitor: Monitor) -> Book:
         """What the caller did not give comes from the header fields."""
@@ -202,7 +213,7 @@ class Book:
                     binary=wishes.is_binary,
                     allow_long_lines=wishes.allow_long_lines,
                 )
-                return signed(content, signers) if signers else content
+                return self._signed(content.chunks()) if signers else content
 
             return await _run(work, in_thread or bool(signers))
 
@@ -217,18 +228,28 @@ class Book:
 
     async def job_of_raw(self, message: RawMessage) -> Job:
         wishes = self._asked.wishes
-        content = await raw_content(
-            message, binary=wishes.is_binary, allow_long_lines=wishes.allow_long_lines
-        )
-        signers = self._asked.signers
+        binary, allow_long_lines = wishes.is_binary, wishes.allow_long_lines
+        content: RawContent | BinaryContent | StreamContent
+        if isinstance(message, (bytes, str)) and len(message) <= _IN_THREAD:
+            content = in_memory(message, binary, allow_long_lines)
+        else:
+            content = await raw_content(message, binary=binary, allow_long_lines=allow_long_lines)
+        if self._asked.signers:
+            # There is no signature before all of it was read.
+            pieces = await read_whole(content, takes_8bit=True, takes_utf8=True)
+            content = await _run(lambda: self._signed(pieces), True)
         if isinstance(content, StreamContent):
-            if signers:
-                raise TypeError("a message that is to be signed is a message object, or in memory")
             return self._job(content, content.message_id)
-        if signers:
-            unsigned = content
-            content = await _run(lambda: signed(unsigned, signers), True)
         return self._job(content, message_id_of(content.header_section()))
+
+    def _signed(self, pieces: Iterable[bytes]) -> RawContent | BinaryContent:
+        asked, wishes = self._asked, self._asked.wishes
+        return signed(
+            pieces,
+            asked.signers,
+            binary=wishes.is_binary,
+            allow_long_lines=wishes.allow_long_lines,
+        )
 
     def goes_on(self, attempts: Attempts, error: SMTPException | None, *, is_over: bool) -> bool:
         """A transaction has ended; whether there is another one, after ``attempts.delay``.
@@ -243,7 +264,10 @@ class Book:
 
     def close(self, attempts: Attempts) -> Receipt:
         """The send has ended: its Receipt, or why there is none."""
-        receipt = attempts.receipt()
+        return self.end(attempts.receipt())
+
+    def end(self, receipt: Receipt) -> Receipt:
+        """The send has ended with this."""
         self.ledger.finish(receipt)
         keys = [recipient.given for recipient in self._recipients]
         octets = self.ledger.bytes_total
@@ -265,6 +289,8 @@ class Book:
     ) -> Job:
         self.ledger.message_id = message_id
         asked, wishes = self._asked, self._asked.wishes
+        if content.is_8bit and is_seven_bit(wishes.mail_options):
+            raise ValueError("BODY=7BIT contradicts the message, which has octets above 127")
         return Job(
             sender=self._sender,
             recipients=self._recipients,

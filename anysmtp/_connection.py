@@ -27,8 +27,10 @@ from ._envelope import AddressLike, Job, RawMessage
 from ._mailer import BaseMailer
 from ._message import parse_address, parse_sender
 from ._monitor import Monitor
+from ._parameters import REQUIRETLS, says, untyped
 from ._protocol import _commands
 from ._protocol._commands import Command
+from ._protocol._demands import require_tls
 from ._protocol._extensions import Extensions
 from ._protocol._transaction import Chunking, Pipelining
 from ._rate import Pace
@@ -39,7 +41,6 @@ from ._sources import SourceFailed
 from ._tls import Encryption, TLSInfo, tls_info
 from ._turns import Turn
 from .errors import (
-    SMTPDataError,
     SMTPHeloError,
     SMTPNotSupported,
     SMTPRecipientsRefused,
@@ -99,7 +100,7 @@ class SMTPConnection(BaseMailer):
         self._pace: Pace | None = None
         self._is_opportunistic = False
         self._is_retired = False
-        self._is_utf8 = False  # whether the transaction that is open uses SMTPUTF8
+        self._mail_options: tuple[str, ...] = ()  # those of the last MAIL by hand
 
     @property
     def extensions(self) -> Extensions:
@@ -173,36 +174,41 @@ class SMTPConnection(BaseMailer):
     async def mail(self, sender: AddressLike, options: Iterable[str] = ()) -> Reply:
         """MAIL (RFC 5321 section 4.1.1.2) with options such as ``"SIZE=1000"``.
 
-        ``""`` is the null reverse-path. SMTPSenderRefused.
+        ``""`` is the null reverse-path. SMTPSenderRefused. ValueError for options that contradict
+        each other. SMTPTLSError for REQUIRETLS where TLS with a verified certificate is not on.
         """
         mailbox = parse_sender(sender)
-        parameters = _commands.parameters(options)
+        parameters = untyped(_commands.parameters(options), ())
         path = "" if mailbox is None else mailbox.ascii or mailbox.utf8
-        is_utf8 = any(parameter.upper() == "SMTPUTF8" for parameter in parameters)
-        if mailbox is not None and mailbox.ascii is None and not is_utf8:
+        if mailbox is not None and mailbox.ascii is None and not says(parameters, "SMTPUTF8"):
             raise ValueError(f"{mailbox.given} needs the option SMTPUTF8")
         command = _commands.mail(path, parameters)
 
         async def begin(clock: Clock) -> Reply:
-            if self._pace is not None:
+            if says(parameters, REQUIRETLS.text):
+                with _dialogue.locating(self._channel, command):
+                    require_tls(is_tls_verified=self._channel.link.is_verified)
+            pace = self._pace
+            if pace is not None:
                 clock.stop()
-                await self._pace.begin(lambda: True)
+                await self._channel.turns.rest(lambda: pace.begin(lambda: True))
+                self._channel.check_open()
             self._channel.messages += 1
+            self._mail_options = parameters
             return await _dialogue.demand(self._channel, clock, command, SMTPSenderRefused)
 
-        reply = await self._take_turn(begin, ready=True)
-        self._is_utf8 = is_utf8
-        return reply
+        return await self._take_turn(begin, ready=True)
 
     async def rcpt(self, recipient: AddressLike, options: Iterable[str] = ()) -> Reply:
         """RCPT (RFC 5321 section 4.1.1.3) with options such as ``"NOTIFY=NEVER"``.
 
-        SMTPRecipientsRefused.
+        SMTPRecipientsRefused. ValueError for options that contradict each other.
         """
         mailbox = parse_address(recipient)
-        if mailbox.ascii is None and not self._is_utf8:
+        if mailbox.ascii is None and not says(self._mail_options, "SMTPUTF8"):
             raise ValueError(f"{mailbox.given} needs a MAIL with the option SMTPUTF8")
-        command = _commands.rcpt(mailbox.ascii or mailbox.utf8, _commands.parameters(options))
+        parameters = untyped(_commands.parameters(options), ())
+        command = _commands.rcpt(mailbox.ascii or mailbox.utf8, parameters)
         try:
             return await self._demand(command, SMTPResponseException, ready=True)
         except SMTPResponseException as error:
@@ -213,17 +219,21 @@ class SMTPConnection(BaseMailer):
         """DATA (RFC 5321 section 4.1.1.4), the message, and the reply to its end.
 
         Line ends become CRLF, dots are stuffed. ValueError for a line of more than 998 octets,
-        unless ``allow_long_lines``. SMTPDataError if the server refuses. A connection that is lost
-        or cancelled once the end of the message was written leaves it in doubt. RuntimeError in
-        LMTP, where each recipient has a reply: `sendmail` has them all.
+        unless ``allow_long_lines``. A header section beyond ASCII needs a MAIL with the option
+        SMTPUTF8 (RFC 6531 section 3.4), and octets above 127 one without ``BODY=7BIT``: ValueError,
+        or SMTPNotSupported where the server does not offer SMTPUTF8 or 8BITMIME. Then DATA was not
+        sent, unless the message can be read once only; for such a one see `sendmail`.
+
+        SMTPDataError if the server refuses. A connection that is lost or cancelled once the end of
+        the message was written leaves it in doubt. RuntimeError in LMTP, where each recipient has a
+        reply: `sendmail` has them all.
         """
         if self._channel.session.is_lmtp:
             raise RuntimeError("LMTP answers for each recipient: use sendmail()")
         content = await raw_content(message, allow_long_lines=allow_long_lines)
 
         async def transfer(clock: Clock) -> Reply:
-            await _dialogue.demand(self._channel, clock, _commands.DATA, SMTPDataError)
-            return await _dialogue.transfer(self._channel, clock, content)
+            return await _dialogue.data(self._channel, clock, content, self._mail_options)
 
         try:
             return await self._take_turn(transfer, ready=True)

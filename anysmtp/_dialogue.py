@@ -6,11 +6,16 @@ defined state: after a refusal the connection goes on, after anything worse it i
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+
 from ._channel import Channel
 from ._clock import Clock
 from ._envelope import Content, Stream
+from ._parameters import says
 from ._protocol import _commands
 from ._protocol._commands import Command
+from ._protocol._demands import check_by_hand, takes_8bit
 from ._reply import Reply
 from ._sources import chunks_of
 from ._tls import Encryption
@@ -55,6 +60,16 @@ def located(error: SMTPException, channel: Channel, command: Command) -> SMTPExc
     error.command = command.shown
     error.connection_closed = not channel.is_open
     return error
+
+
+@contextmanager
+def locating(channel: Channel, command: Command) -> Generator[None, None, None]:
+    """What is found out before a command is sent is located at it."""
+    try:
+        yield
+    except SMTPException as error:
+        located(error, channel, command)
+        raise
 
 
 async def greet(channel: Channel, clock: Clock) -> None:
@@ -112,13 +127,25 @@ async def start_tls(
     return reply
 
 
-async def transfer(channel: Channel, clock: Clock, content: Content | Stream) -> Reply:
-    """A message alone, after 354; the reply to its end, or SMTPDataError."""
+async def data(
+    channel: Channel, clock: Clock, content: Content | Stream, mail_options: Iterable[str]
+) -> Reply:
+    """DATA and a message, behind a MAIL with these options; the reply to its end.
+
+    SMTPDataError; SMTPNotSupported or ValueError for a message that needs another MAIL.
+    """
+    extensions = channel.session.extensions
+    with locating(channel, _commands.DATA):
+        check_by_hand(content, mail_options, extensions)
+    await demand(channel, clock, _commands.DATA, SMTPDataError)
     final: list[Reply] = []
     left: list[None] = []
-    extensions = channel.session.extensions
     body = Body(
-        chunks_of(content, takes_8bit=extensions.eight_bit_mime, takes_utf8=extensions.smtputf8),
+        chunks_of(
+            content,
+            takes_8bit=takes_8bit(mail_options, extensions),
+            takes_utf8=says(mail_options, "SMTPUTF8"),
+        ),
         content.size,
         take_final=final.append,
         hand_over=lambda: left.append(None),

@@ -141,6 +141,10 @@ class Content(Protocol):
         """The octets, in pieces of a size that is good to send."""
         ...
 
+    def whole(self) -> bytes | None:
+        """All of them, where they are there in one such piece."""
+        ...
+
 
 class Stream(ABC):
     """A message of which nothing is in memory."""
@@ -165,7 +169,7 @@ class Stream(ABC):
         """Whether it was."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """A message with its envelope, checked and serialised: all that a transaction needs."""
 
@@ -245,6 +249,19 @@ class Envelope:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} is a bool, not {getattr(self, name)!r}")
         self.parameters()
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it says who, and nothing else."""
+        return (
+            self.dsn is None
+            and not (self.require_tls or self.binary or self.allow_long_lines)
+            and self.priority is None
+            and self.deliver_by is None
+            and self.hold_until is None
+            and self.mail_options == ()
+            and self.rcpt_options == ()
+        )
 
     def parameters(self) -> tuple[Parameter, ...]:
         """What it comes to in MAIL, but for its DSN."""

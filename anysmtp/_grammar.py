@@ -49,18 +49,24 @@ DOMAIN = Rule(rf"(?=.{{1,255}}\Z){_LDH_LABEL}(?:\.{_LDH_LABEL})*")
 # RFC 5321 section 4.1.3:
 #     address-literal = "[" ( IPv4-address-literal / IPv6-address-literal / ... ) "]"
 # The third kind, General-address-literal, is left out: no tag but IPv6 was ever registered.
-# An IPv6 address is eight groups, or fewer with one "::"; the last two may be written as IPv4.
-# The lookaheads count the colons.
+# An IPv6 address is eight groups, the last two of which may be written as IPv4; or fewer:
+#     IPv6-comp   = [IPv6-hex *5(":" IPv6-hex)] "::" [IPv6-hex *5(":" IPv6-hex)]
+#                 ; The "::" represents at least 2 16-bit groups of zeros.  No more than 6 groups
+#                 ; in addition to the "::" may be present.
+#     IPv6v4-comp = [IPv6-hex *3(":" IPv6-hex)] "::" [IPv6-hex *3(":" IPv6-hex) ":"] IPv4...
+#                 ; ...  No more than 4 groups in addition to the "::" and IPv4... may be present.
+# So there is a pattern for each number of groups in front of the "::".
 _SNUM = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_SNUM}(?:\.{_SNUM}){{3}}"
 _GROUP = r"[0-9A-Fa-f]{1,4}"
-_SOME = rf"(?:{_GROUP}(?::{_GROUP}){{0,5}})?"
+_IN_FRONT = tuple(":".join([_GROUP] * count) for count in range(7))
 _IPV6 = "|".join(
     (
         rf"(?:{_GROUP}:){{7}}{_GROUP}",
         rf"(?:{_GROUP}:){{6}}{_IPV4}",
-        rf"(?=(?:[^:\]]*:){{2,7}}[^:\]]*\]){_SOME}::{_SOME}",
-        rf"(?=(?:[^:\]]*:){{2,6}}[^:\]]*\]){_SOME}::(?:{_GROUP}:){{0,4}}{_IPV4}",
+        *(rf"{_IN_FRONT[n]}::(?:{_GROUP}(?::{_GROUP}){{0,{5 - n}}})?" for n in range(6)),
+        rf"{_IN_FRONT[6]}::",
+        *(rf"{_IN_FRONT[n]}::(?:{_GROUP}:){{0,{4 - n}}}{_IPV4}" for n in range(5)),
     )
 )
 ADDRESS_LITERAL = Rule(rf"\[(?:{_IPV4}|(?i:IPv6):(?:{_IPV6}))\]")

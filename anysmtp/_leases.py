@@ -254,7 +254,7 @@ class Leases:
             channel.session.extensions.limits.get("MAILMAX"),
         )
         channel.is_pooled = True
-        channel.turns.others = lambda: self._next_passenger(channel)
+        channel.turns.others = partial(self._next_passenger, channel)
         self.pool.opened(claim, channel)
         return True
 

@@ -110,9 +110,7 @@ class BaseMailer(ABC):
                 f"a message object is needed, not {type(message).__name__} (sendmail takes text "
                 "and bytes)"
             )
-        asked = Asked(
-            options, sender, recipients, require_all=self._require_all, signers=self._signers
-        )
+        asked = self._asked(options, sender, recipients)
         with self._admitted(), asked.book_for_object(message, self._monitor) as book:
             job = await book.job_of_object(message, add_missing_headers=self._add_missing_headers)
             return await self._send(book, job)
@@ -135,9 +133,7 @@ class BaseMailer(ABC):
         than 998 octets (RFC 5321 section 4.5.3.1.6), unless ``allow_long_lines``.
         """
         _required(sender, recipients)
-        asked = Asked(
-            options, sender, recipients, require_all=self._require_all, signers=self._signers
-        )
+        asked = self._asked(options, sender, recipients)
         with self._admitted(), asked.book(self._monitor) as book:
             job = await book.job_of_raw(message)
             return await self._send(book, job)
@@ -168,18 +164,23 @@ class BaseMailer(ABC):
 
     async def _send(self, book: Book, job: Job) -> Receipt:
         """Send it, in as many transactions and attempts as it takes."""
-        attempts = Attempts(job, book.ledger, self._retry)
+        attempts: Attempts | None = None
         while True:
             error: SMTPException | None = None
             failure: Exception | None = None
             try:
-                await self._deliver(attempts.job, book.ledger)
+                await self._deliver(job if attempts is None else attempts.job, book.ledger)
             except SMTPException as caught:
                 error = caught
             except SourceFailed as failed:
                 failure = failed.error
             if failure is not None:
                 raise failure
+            if attempts is None:
+                if error is None and self._retry is None and not book.ledger.left_over:
+                    # So ends nearly every send.
+                    return book.end(book.ledger.receipt_now())
+                attempts = Attempts(job, book.ledger, self._retry)
             if not book.goes_on(attempts, error, is_over=error is not None and self._is_over):
                 return book.close(attempts)
             if attempts.delay:

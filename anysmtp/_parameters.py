@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal, TypeAlias, get_args
@@ -236,25 +236,58 @@ def hold_parameter(hold_until: float | timedelta | datetime) -> Parameter:
 REQUIRETLS = Parameter("REQUIRETLS", "REQUIRETLS")
 BINARY = Parameter("BINARYMIME", "BODY=BINARYMIME")
 
+# RFC 4865 section 4: a message is held by one of the two.
+_ONE_OF: Mapping[str, str] = {"HOLDUNTIL": "HOLDFOR"}
+# How values are read that may be written in several ways; others stand for themselves.
+_READ: Mapping[str, Callable[[str], object]] = {
+    "BODY": str.upper,
+    "BY": str.upper,
+    "HOLDUNTIL": lambda moment: _moment(moment) or moment,
+    "NOTIFY": lambda events: frozenset(events.upper().split(",")),
+    "ORCPT": lambda typed: (typed.partition(";")[0].lower(), typed.partition(";")[2]),
+    "RET": str.upper,
+}
+
 
 def untyped(raw: tuple[str, ...], typed: Iterable[Parameter]) -> tuple[str, ...]:
     """The raw parameters, each once, but for those that a typed one says as well.
 
-    ValueError for a keyword that stands for two things.
+    ValueError for what is said in two ways.
     """
-    said = {parameter.keyword: parameter.written().upper() for parameter in typed}
+    if not raw:
+        return raw
+    said = {_about(parameter.keyword): parameter.written() for parameter in typed}
     kept: dict[str, str] = {}
     for option in raw:
-        keyword = option.partition("=")[0].upper()
-        if option.upper() == BINARY.text and keyword not in said:
+        about = _about(option)
+        if option.upper() == BINARY.text and about not in said:
             raise ValueError(f"{option} is asked for by binary=True")
-        if keyword in said and said[keyword] != option.upper():
-            raise ValueError(f"{option} contradicts {said[keyword]}, which is asked for as well")
-        if keyword in kept and kept[keyword].upper() != option.upper():
-            raise ValueError(f"{option} contradicts {kept[keyword]}")
-        if keyword not in said:
-            kept.setdefault(keyword, option)
+        other = said.get(about) or kept.setdefault(about, option)
+        if _meaning(other) != _meaning(option):
+            raise ValueError(f"{option} contradicts {other}, which is asked for as well")
     return tuple(kept.values())
+
+
+def says(options: Iterable[str], parameter: str) -> bool:
+    """Whether one of these raw parameters is this one, which has no value or one in any case."""
+    return any(option.upper() == parameter for option in options)
+
+
+def is_seven_bit(mail_options: Iterable[str]) -> bool:
+    """Whether a message was declared to have no octets above 127 (RFC 6152 section 3)."""
+    return says(mail_options, "BODY=7BIT")
+
+
+def _about(option: str) -> str:
+    keyword = option.partition("=")[0].upper()
+    return _ONE_OF.get(keyword, keyword)
+
+
+def _meaning(option: str) -> tuple[str, object]:
+    """Equal for parameters that ask for the same."""
+    keyword, _, value = option.partition("=")
+    keyword = keyword.upper()
+    return keyword, _READ.get(keyword, str)(value)
 
 
 def _envid(envid: str) -> str:

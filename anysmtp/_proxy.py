@@ -41,6 +41,9 @@ _ANOTHER_AUTHORITY = (
     "proxy_tls_context=anysmtp.create_tls_context(cafile=...) trusts another authority"
 )
 
+# The version octet that answers begin with: RFC 1928 section 3, and RFC 1929 section 2.
+_SOCKS5 = 5
+_SOCKS5_LOGIN = 1
 # RFC 1928 section 6.
 _SOCKS5_REFUSALS: Mapping[int, str] = {
     1: "general failure",
@@ -178,7 +181,7 @@ async def _socks5(link: Link, proxy: Proxy, host: str) -> bytes:
         methods.append(socks5.SOCKS5AuthMethod.USERNAME_PASSWORD)
     hello = socks5.SOCKS5AuthMethodsRequest(methods)
     version, method = await _ask(link.stream, hello.dumps(), 2)
-    if version != 5:
+    if version != _SOCKS5:
         raise _No("proxy", "does not speak SOCKS 5")
     if bytes([method]) not in methods:
         raise _No("login", "wants another login" if proxy.username else "wants a login")
@@ -186,20 +189,24 @@ async def _socks5(link: Link, proxy: Proxy, host: str) -> bytes:
         login = socks5.SOCKS5UsernamePasswordRequest(
             proxy.username.encode(), proxy.password.encode()
         )
-        _, status = await _ask(link.stream, login.dumps(), 2)
+        version, status = await _ask(link.stream, login.dumps(), 2)
+        if version != _SOCKS5_LOGIN:
+            raise _No("login", "broke the protocol (SOCKS 5)")
         if status:
             raise _No("login", "refused the user name or password")
     request = socks5.SOCKS5CommandRequest.from_address(
         socks5.SOCKS5Command.CONNECT, (host, _port(link))
     )
     version, code, _, kind = await _ask(link.stream, request.dumps(), 4)
+    if version != _SOCKS5:
+        raise _No("proxy", "broke the protocol (SOCKS 5)")
     if code:
         why = _SOCKS5_REFUSALS.get(code, f"error {code}")
         raise _No("target", f"cannot connect to the mail server: {why}")
     # The address that the proxy connected from: it says nothing, but it has to be read.
     if kind == _SOCKS5_NAME:
         [length] = await _exactly(link.stream, 1)
-    elif (length := _SOCKS5_ADDRESS_LENGTHS.get(kind, 0)) == 0 or version != 5:
+    elif (length := _SOCKS5_ADDRESS_LENGTHS.get(kind, 0)) == 0:
         raise _No("proxy", "broke the protocol (SOCKS 5)")
     await _exactly(link.stream, length + 2)
     return b""

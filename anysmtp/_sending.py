@@ -22,7 +22,7 @@ from ._clock import Clock
 from ._delivery import Ledger
 from ._envelope import Content, Job, Stream
 from ._protocol._commands import Command
-from ._protocol._demands import needs_downgrade
+from ._protocol._demands import needs_downgrade, takes_8bit
 from ._protocol._lmtp import LMTPTransaction
 from ._protocol._session import Awaited, Sink
 from ._protocol._transaction import (
@@ -144,13 +144,13 @@ class Sending:
 
     async def _begin(self, channel: Channel, turn: Turn) -> None:
         """Write the first flight, and behind one that is eager those of others."""
-        extensions, clock = channel.session.extensions, turn.clock
+        session, clock = channel.session, turn.clock
         assert clock is not None
-        if needs_downgrade(self._content, extensions) and self._job.downgrade is not None:
+        if needs_downgrade(self._content, session.extensions) and self._job.downgrade is not None:
             clock.stop()
             self._content = await self._job.downgrade()
-        while channel.session.awaited and not self._has_room(channel):
-            await channel.read_up_to(channel.session.awaited[0], turn)
+        while session.awaited and not self._has_room(channel):
+            await channel.read_up_to(session.awaited[0], turn)
         await channel.catch_up(turn)
         if channel.is_pooled and channel.is_worn:
             raise channel.worn_out()
@@ -174,9 +174,12 @@ class Sending:
             # Where the server may have gone away meanwhile, the message is not staked on a guess;
             # and the round trip is nothing against the wait.
             self._pipelining = "auto" if self._pipelining == "eager" else self._pipelining
-        if not await pace.begin(lambda: not is_alone or channel.looks_alive()):
-            raise channel.worn_out()
+        has_begun = await channel.turns.rest(
+            lambda: pace.begin(lambda: not is_alone or channel.looks_alive())
+        )
         channel.check_open()
+        if not has_begun:
+            raise channel.worn_out()
 
     def _plan(self, channel: Channel) -> None:
         session = channel.session
@@ -211,12 +214,12 @@ class Sending:
         content = self._content
         if transaction.is_eager and not isinstance(content, Stream):
             octets = content.size
-            self._last = channel.post(flight, turn, octets)[-1]
+            self._last = channel.post(flight, turn, octets, transaction.take_yes)
             transaction.hand_over()
             self._ledger.bytes_sent = octets
             lines += content.chunks()
         else:
-            self._last = channel.post(flight, turn)[-1]
+            self._last = channel.post(flight, turn, take_yes=transaction.take_yes)
         return b"".join(lines)
 
     async def _settle_envelope(self, transaction: Transaction, turn: Turn) -> None:
@@ -275,9 +278,9 @@ class Sending:
             ledger.bytes_sent += octets
 
         content = self._content
-        takes_8bit = channel.session.extensions.eight_bit_mime
+        may_be_8bit = takes_8bit(self._job.mail_options, channel.session.extensions)
         body = Body(
-            chunks_of(content, takes_8bit=takes_8bit, takes_utf8=transaction.is_utf8),
+            chunks_of(content, takes_8bit=may_be_8bit, takes_utf8=transaction.is_utf8),
             content.size,
             take_final=transaction.take_final,
             hand_over=transaction.hand_over,

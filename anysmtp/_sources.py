@@ -175,7 +175,8 @@ class _InLines(_AsItIs):
         if flow.is_8bit and not self._takes_8bit:
             raise SourceFailed(
                 SMTPNotSupported(
-                    "the message has octets above 127 and the server does not offer 8BITMIME"
+                    "the message has octets above 127 and the server does not offer 8BITMIME, or "
+                    "BODY=7BIT was said"
                 )
             )
         if flow.is_utf8 and not self._takes_utf8:
@@ -392,8 +393,31 @@ async def _read(source: Pieces) -> bytes:
 def chunks_of(
     content: Content | Stream, *, takes_8bit: bool, takes_utf8: bool
 ) -> Iterable[bytes] | Pieces:
-    """The octets of a message, whatever it is, for a server that takes such ones."""
+    """The octets of a message, whatever it is, for a server that takes such ones.
+
+    A tuple if they are in one piece.
+    """
     if not isinstance(content, Stream):
-        return content.chunks()
+        whole = content.whole()
+        return content.chunks() if whole is None else (whole,)
     assert isinstance(content, StreamContent)
     return content.pieces(takes_8bit=takes_8bit, takes_utf8=takes_utf8)
+
+
+async def read_whole(
+    content: Content | Stream, *, takes_8bit: bool, takes_utf8: bool
+) -> Iterable[bytes]:
+    """The octets of a message, all in memory; raises what is wrong with its source."""
+    pieces = chunks_of(content, takes_8bit=takes_8bit, takes_utf8=takes_utf8)
+    if isinstance(pieces, Iterable):
+        return pieces
+    read: list[bytes] = []
+    try:
+        while piece := await pieces.next():
+            read.append(piece)
+        return read
+    except SourceFailed as failed:
+        failure = failed.error
+    finally:
+        await pieces.aclose()
+    raise failure

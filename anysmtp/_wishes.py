@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from ._envelope import Envelope, Mailbox
-from ._parameters import BINARY, DSN, Notify, Parameter, untyped
+from ._parameters import BINARY, DSN, REQUIRETLS, Notify, Parameter, says, untyped
 from ._protocol._commands import parameters
 from ._protocol._demands import with_notify
 
@@ -46,20 +46,23 @@ _OTHERS = frozenset(("delivery", "envelope", "require_all", "sign"))
 
 def wishes_of(options: Mapping[str, Any], envelope: Envelope | None) -> Wishes:
     """What the keyword options of a send, and its envelope, come to."""
-    if envelope is None:
-        if _OTHERS.issuperset(options):
-            return NO_WISHES
-        envelope = _NO_ENVELOPE
+    if (envelope is None or envelope.is_bare) and _OTHERS.issuperset(options):
+        return NO_WISHES
+    envelope = envelope or _NO_ENVELOPE
     dsn: DSN | None = one("dsn", given("dsn", options, DSN), envelope.dsn)
     is_binary = given("binary", options, bool) or envelope.binary
-    typed = (
+    typed: tuple[Parameter, ...] = (
         *((BINARY,) if is_binary else ()),
         *(() if dsn is None else dsn.of_mail()),
         *envelope.parameters(),
     )
+    mail_options = untyped(_both("mail_options", options, envelope.mail_options), typed)
+    if says(mail_options, REQUIRETLS.text):
+        # RFC 8689 section 4.2.1 has the client see to it that it holds, however it was asked for.
+        typed = (*typed, REQUIRETLS)
     return Wishes(
         mail_parameters=typed,
-        mail_options=untyped(_both("mail_options", options, envelope.mail_options), typed),
+        mail_options=untyped(mail_options, typed),
         rcpt_options=untyped(_both("rcpt_options", options, envelope.rcpt_options), ()),
         notify=() if dsn is None else dsn.notify,
         is_binary=is_binary,

@@ -8,6 +8,9 @@
 
 A server that verifies looks for the public key in the TXT record of
 ``mail._domainkey.example.com``.
+
+All that a signature names is checked when the signer is made: what is wrong there is wrong for each
+message. No error has the key, nor the error that it comes from.
 """
 
 from __future__ import annotations
@@ -17,9 +20,13 @@ import binascii
 import importlib
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from ._grammar import DOT_STRING, FIELD_NAME, QUOTED_STRING
+from ._message import parse_domain
 
 __all__ = ["Canonicalization", "DKIMSigner"]
 
@@ -28,23 +35,31 @@ Canonicalization = Literal["relaxed", "simple"]
 _PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----(.*?)-----END \1-----", re.DOTALL)
 # RFC 8410 section 7: what stands in front of the 32 octets of an Ed25519 key in PKCS #8.
 _ED25519 = bytes.fromhex("302e020100300506032b657004220420")
+# Octets of a tag's value. dkimpy breaks a longer one in two, as RFC 6376 section 3.5 permits for no
+# name, and the signature would not verify.
+_MAX_VALUE = 67
+# RFC 6376 section 2.11: dkim-safe-char = %x21-3A / %x3C / %x3E-7E, and hex-octet for all others.
+_NOT_SAFE = re.compile(rb"[^!-:<>-~]")
 
 
 class DKIMSigner:
     """Signs each message with one key: a function from a message to the signed message.
 
-    ``domain`` and ``selector`` say where its public half is. ``key`` is the private one, or the
-    path of its file, which is read here: RSA in PEM for rsa-sha256; Ed25519 in PEM, or its 32
-    octets in base64, for ed25519-sha256 (RFC 8463).
+    ``domain`` and ``selector`` say where its public half is; what is not ASCII becomes A-labels, as
+    in addresses (RFC 8616). ``key`` is the private one, or the path of its file, which is read
+    here: RSA in PEM for rsa-sha256; Ed25519 in PEM, or its 32 octets in base64, for ed25519-sha256
+    (RFC 8463).
 
-    ``headers`` are the names of the fields to sign, those that a message does not have included
-    (so that nobody can add them); by default dkimpy's choice, which has every field that RFC 6376
-    section 5.4.1 recommends and the message has. ``canonicalization`` is of header and body;
-    ``identity`` the agent or user (the ``i=`` tag), ``@domain`` by default.
+    ``headers`` are the names of the fields to sign, From among them (RFC 6376 section 5.4), those
+    that a message does not have included (so that nobody can add them); by default dkimpy's choice,
+    which has every field that RFC 6376 section 5.4.1 recommends and the message has.
+    ``canonicalization`` is of header and body; ``identity`` the agent or user (the ``i=`` tag,
+    section 3.5), as ``"ann@example.com"`` or ``"@sub.example.com"`` in the domain or below it,
+    ``@domain`` by default.
 
     ModuleNotFoundError where dkimpy is not installed (or PyNaCl, for Ed25519); ValueError for a key
-    that is none; OSError for a file that cannot be read. Several signers together make several
-    signatures.
+    that is none, and for whatever a signature cannot name; OSError for a file that cannot be read.
+    Several signers together make several signatures. One may be called in several threads at once.
     """
 
     def __init__(
@@ -59,16 +74,20 @@ class DKIMSigner:
     ) -> None:
         dkim: Any = importlib.import_module("dkim")
         self._sign: Callable[..., bytes] = dkim.sign
-        self._domain = domain.encode("idna" if not domain.isascii() else "ascii")
-        self._selector = selector.encode("ascii")
-        octets = Path(key).read_bytes() if isinstance(key, PathLike) else key
-        self._key, self._algorithm = _key_of(octets.encode() if isinstance(octets, str) else octets)
+        self._domain = _name("domain", domain)
+        if b"." not in self._domain:
+            # RFC 6376 section 3.5: domain-name = sub-domain 1*("." sub-domain)
+            raise ValueError("domain is no domain of the top level")
+        self._selector = _name("selector", selector)
+        self._headers = None if headers is None else _fields(headers, dkim.DKIM.SHOULD_NOT)
+        self._canonicalization = _canonicalization(canonicalization)
+        self._identity = _identity(f"@{domain}" if identity is None else identity, self._domain)
+        if max(map(len, (self._selector, self._identity))) > _MAX_VALUE:
+            raise ValueError(f"selector and identity have {_MAX_VALUE} octets at the most")
+        self._key, self._algorithm = _key_of(_octets_of(key))
         if self._algorithm == b"ed25519-sha256":
             # It is missed now, and not when a message is sent.
             importlib.import_module("nacl.signing")
-        self._headers = None if headers is None else [name.lower().encode() for name in headers]
-        self._canonicalization = tuple(each.encode("ascii") for each in canonicalization)
-        self._identity = None if identity is None else identity.encode()
 
     def __call__(self, message: bytes) -> bytes:
         """The message with a DKIM-Signature field in front of it."""
@@ -89,8 +108,67 @@ class DKIMSigner:
         return f"<DKIMSigner {where} {self._algorithm.decode()}>"
 
 
+def _name(option: str, given: str) -> bytes:
+    """A name in the DNS. What is none may be a key in the wrong place, and is not shown."""
+    with suppress(ValueError):
+        return parse_domain(given).encode()
+    raise ValueError(f"{option} is a name in the DNS, which was not given")
+
+
+def _fields(given: Iterable[str], unwanted: Iterable[bytes]) -> list[bytes]:
+    """Names of fields, as the ``h=`` tag has them."""
+    names = tuple(given)
+    if isinstance(given, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError("headers are several names of fields, as ['From', 'To', 'Subject']")
+    for name in names:
+        if not FIELD_NAME.fullmatch(name) or ";" in name:
+            raise ValueError(
+                f"headers has {name!r}, which is no name of a field that can be signed"
+            )
+    fields = [name.lower().encode() for name in names]
+    if b"from" not in fields:
+        raise ValueError("headers is without From, which is always signed (RFC 6376 section 5.4)")
+    if refused := set(fields).intersection(unwanted):
+        # They are added, changed or taken out on the way.
+        raise ValueError(f"headers has {refused.pop().decode()}, which must not be signed")
+    return fields
+
+
+def _canonicalization(given: Iterable[str]) -> tuple[bytes, ...]:
+    pair = tuple(given)
+    if len(pair) != 2 or not all(each in get_args(Canonicalization) for each in pair):
+        raise ValueError(
+            "canonicalization is 'relaxed' or 'simple', of header and body each, as in "
+            f"('relaxed', 'simple'), not {given!r}"
+        )
+    return tuple(each.encode() for each in pair)
+
+
+def _identity(given: str, domain: bytes) -> bytes:
+    """RFC 6376 section 3.5: i= is [ Local-part ] "@" domain-name, in d= or below it."""
+    local, at, below = given.rpartition("@")
+    if not at or (local and not (DOT_STRING.fullmatch(local) or QUOTED_STRING.fullmatch(local))):
+        raise ValueError(f"identity is an address, or @ and a domain, not {given!r}")
+    name = _name("identity", below)
+    if not (b"." + name).endswith(b"." + domain):
+        raise ValueError(f"identity is in {domain.decode()} or below it, which {given!r} is not")
+    safe = _NOT_SAFE.sub(lambda found: b"=%02X" % found[0][0], local.encode())
+    return safe + b"@" + name
+
+
+def _octets_of(key: bytes | str | PathLike[str]) -> bytes:
+    if isinstance(key, PathLike):
+        return Path(key).read_bytes()
+    if isinstance(key, str):
+        # What is beyond ASCII is in no key, and an error of encoding would have it all.
+        return key.encode("ascii", "replace")
+    if not isinstance(key, bytes):
+        raise TypeError(f"the key is bytes, a str or a path, not {type(key).__name__}")
+    return key
+
+
 def _key_of(given: bytes) -> tuple[bytes, bytes]:
-    """The key as dkimpy takes it, and the algorithm that it is for. The key is in no error."""
+    """The key as dkimpy takes it, and the algorithm that it is for."""
     if (pem := _PEM.search(given)) is None:
         octets = _decoded(given)
     else:
@@ -106,14 +184,13 @@ def _key_of(given: bytes) -> tuple[bytes, bytes]:
 
 def _check_rsa(pem: bytes) -> None:
     crypto: Any = importlib.import_module("dkim.crypto")
-    try:
+    with suppress(crypto.UnparsableKeyError):
         crypto.parse_pem_private_key(pem)
-    except crypto.UnparsableKeyError:
-        raise ValueError("the key is no RSA key in PEM") from None
+        return
+    raise ValueError("the key is no RSA key in PEM")
 
 
 def _decoded(text: bytes) -> bytes:
-    try:
+    with suppress(binascii.Error):
         return base64.b64decode(b"".join(text.split()), validate=True)
-    except binascii.Error:
-        raise ValueError("the key is not in base64") from None
+    raise ValueError("the key is not in base64")

@@ -7,11 +7,19 @@ backends.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import anyio
 import pytest
 
-from anysmtp import SMTP, Limits, Retry, SMTPConnection, SMTPSenderRefused
+from anysmtp import (
+    SMTP,
+    Limits,
+    Retry,
+    SMTPConnection,
+    SMTPSenderRefused,
+    SMTPServerDisconnected,
+)
 from anysmtp.testing import ScriptedServer
 from support.clients import RAW, SENDER, deliver, on_memory
 from support.leaks import no_leaks
@@ -46,6 +54,65 @@ async def test_its_messages_wait_for_the_rate_with_all_others(send: Send) -> Non
                 assert anyio.current_time() - start == pytest.approx(60 * number, abs=1)
         await deliver(smtp)
         assert anyio.current_time() - start == pytest.approx(180, abs=1)
+
+
+class Enough(Exception):
+    pass
+
+
+async def close(conn: SMTPConnection) -> None:
+    await conn.aclose()
+
+
+async def leave_the_client(conn: SMTPConnection) -> None:
+    raise Enough
+
+
+@ways
+@pytest.mark.parametrize("end", [close, leave_the_client])
+async def test_one_that_waits_for_the_rate_ends_with_its_connection(send: Send, end: Send) -> None:
+    server, limits = ScriptedServer(), Limits(max_connections=1, rate=(2, 60))
+    errors: list[SMTPServerDisconnected] = []
+    start = anyio.current_time()
+
+    async def wait(conn: SMTPConnection) -> None:
+        with pytest.raises(SMTPServerDisconnected) as caught:
+            await send(conn)
+        assert anyio.current_time() - start == pytest.approx(5, abs=1)
+        errors.append(caught.value)
+
+    async with no_leaks(), server, anyio.create_task_group() as group:
+        with suppress(Enough):
+            async with on_memory(server, limits=limits) as smtp, smtp.connection() as conn:
+                await deliver(conn)
+                await deliver(conn)
+                # One waits for the rate, and one behind it for its turn.
+                group.start_soon(wait, conn)
+                group.start_soon(wait, conn)
+                await anyio.sleep(5)
+                await end(conn)
+    assert len(errors) == 2
+    assert all(error.connection_closed for error in errors)
+    assert server.connection.verbs.count("MAIL") == 2
+
+
+@ways
+async def test_one_that_stops_waiting_for_the_rate_leaves_the_connection_as_it_was(
+    send: Send,
+) -> None:
+    limits = Limits(max_connections=1, rate=(1, 60))
+    async with (
+        no_leaks(),
+        ScriptedServer() as server,
+        on_memory(server, limits=limits) as smtp,
+        smtp.connection() as conn,
+    ):
+        await deliver(conn)
+        with anyio.move_on_after(5) as scope:
+            await send(conn)
+        assert scope.cancelled_caught
+        await deliver(conn)
+    assert server.connection.verbs.count("MAIL") == 2
 
 
 @ways

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from anysmtp._message import parse_address
 from anysmtp.dkim import DKIMSigner
 from anysmtp.testing import ScriptedServer
 from support.clients import SENDER, on_memory
@@ -108,6 +109,7 @@ def test_what_is_signed_can_be_chosen(keys: dict[str, Key]) -> None:
         b"",
         "x",
         b"\xff",
+        "\ud800 a key",
         base64.b64encode(b"short"),
         "-----BEGIN A KEY-----\nAA==\n-----END A KEY-----",
     ],
@@ -115,8 +117,106 @@ def test_what_is_signed_can_be_chosen(keys: dict[str, Key]) -> None:
 def test_what_is_no_key_is_an_error_that_does_not_show_it(key: Any) -> None:
     with pytest.raises(ValueError, match="the key is n") as caught:
         DKIMSigner(DOMAIN, "rsa", key)
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    assert caught.value.__cause__ is caught.value.__context__ is None
+
+
+def test_a_key_in_the_wrong_place_is_in_no_error(keys: dict[str, Key]) -> None:
+    key = keys["rsa"].pem.decode()
+    for arguments in ((key, "s", key), (DOMAIN, key, "s")):
+        with pytest.raises(ValueError, match=r"^(domain|selector) is a name in the DNS") as caught:
+            DKIMSigner(*arguments)
+        assert caught.value.__cause__ is caught.value.__context__ is None
+    with pytest.raises(TypeError, match=r"the key is bytes, a str or a path, not bytearray$"):
+        DKIMSigner(DOMAIN, "s", bytearray(key.encode()))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("domain", ["straße.example", "Faß.de", "ａ.test"])
+def test_a_domain_is_read_as_in_addresses(domain: str, keys: dict[str, Key]) -> None:
+    mailbox = parse_address(f"a@{domain}").ascii
+    assert mailbox is not None
+    name = mailbox.removeprefix("a@")
+    sign = DKIMSigner(domain, "ſ", keys["rsa"].pem, identity=f"@grün.{domain}")
+    assert repr(sign) == f"<DKIMSigner s._domainkey.{name} rsa-sha256>"
+    field = b"".join(sign(RAW).partition(b"\r\nFrom:")[0].split())
+    assert f"d={name};i=@xn--grn-ioa.{name};".encode() in field
+
+
+def _arguments(keys: dict[str, Key], options: dict[str, Any]) -> dict[str, Any]:
+    return {"domain": DOMAIN, "selector": "s", "key": keys["rsa"].pem, **options}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"domain": ""}, "domain is a name"),
+        ({"domain": "a b"}, "domain is a name"),
+        ({"domain": "x.test."}, "domain is a name"),
+        ({"domain": "x.test\r\nBcc: e@vil"}, "domain is a name"),
+        ({"domain": "[127.0.0.1]"}, "domain is a name"),
+        ({"domain": "☃.test"}, "domain is a name"),
+        ({"domain": "localhost"}, "top level"),
+        ({"domain": "a" * 62 + ".test"}, "67 octets at the most"),
+        ({"selector": ""}, "selector is a name"),
+        ({"selector": "a;b"}, "selector is a name"),
+        ({"selector": "a" * 34 + "." + "b" * 34}, "67 octets at the most"),
+        ({"identity": ""}, "identity is an address"),
+        ({"identity": DOMAIN}, "identity is an address"),
+        ({"identity": f"a b@{DOMAIN}"}, "identity is an address"),
+        ({"identity": "@"}, "identity is a name"),
+        ({"identity": f"@{DOMAIN}\r\nBcc: e@vil"}, "identity is an address"),
+        ({"identity": "@other.test"}, "or below it"),
+        ({"identity": f"@not{DOMAIN}"}, "or below it"),
+        ({"identity": "@test"}, "or below it"),
+        ({"headers": []}, "without From"),
+        ({"headers": ["Subject"]}, "without From"),
+        ({"headers": ["From", "a;b"]}, "no name of a field"),
+        ({"headers": ["From", "a:b"]}, "no name of a field"),
+        ({"headers": ["From", ""]}, "no name of a field"),
+        ({"headers": ["From", "Return-Path"]}, "return-path, which must not be signed"),
+        ({"canonicalization": ("relaxd", "simple")}, "'relaxed' or 'simple'"),
+        ({"canonicalization": ("relaxed",)}, "'relaxed' or 'simple'"),
+        ({"canonicalization": "relaxed/simple"}, "'relaxed' or 'simple'"),
+    ],
+)
+def test_what_no_signature_can_name_is_an_error_at_once(
+    options: dict[str, Any], reason: str, keys: dict[str, Key]
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        DKIMSigner(**_arguments(keys, options))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"domain": None}, "a domain is a str, not NoneType"),
+        ({"selector": b"s"}, "a domain is a str, not bytes"),
+        ({"headers": "From"}, "headers are several names"),
+        ({"headers": ["From", b"To"]}, "headers are several names"),
+    ],
+)
+def test_what_is_of_another_type_is_an_error_at_once(
+    options: dict[str, Any], reason: str, keys: dict[str, Key]
+) -> None:
+    with pytest.raises(TypeError, match=reason):
+        DKIMSigner(**_arguments(keys, options))
+
+
+@pytest.mark.parametrize(
+    ("identity", "written"),
+    [
+        ("ann@Example.TEST", b"ann@example.test"),
+        ('"a;b c="@example.test', b'"a=3Bb=20c=3D"@example.test'),
+        ("jörg@example.test", b"j=C3=B6rg@example.test"),
+        ("a" * 54 + "@example.test", b"a" * 54 + b"@example.test"),
+    ],
+)
+def test_a_signature_with_an_identity_verifies(
+    identity: str, written: bytes, keys: dict[str, Key]
+) -> None:
+    """RFC 6376 section 2.11 has what would end the tag, and what is not ASCII, in octets."""
+    signed = DKIMSigner(DOMAIN, "rsa", keys["rsa"].pem, identity=identity)(RAW)
+    assert b"i=" + written + b";" in signed
+    assert verified(signed, keys) == [True]
 
 
 def test_a_signer_shows_where_its_key_is_looked_for(keys: dict[str, Key]) -> None:

@@ -167,6 +167,12 @@ async def test_nothing_is_sent_beyond_what_is_offered(envelope: Envelope, offer:
         {"binary": True, "mail_options": ["BODY=7BIT"]},
         {"mail_options": ["BODY=BINARYMIME"]},
         {"mail_options": ["A=1"], "envelope": Envelope(mail_options=["a=2"])},
+        {"mail_options": ["HOLDUNTIL=2040-01-01T00:00:00Z"], "envelope": Envelope(hold_until=5)},
+        {"mail_options": ["HOLDUNTIL=2040-01-01T00:00:00Z", "holdfor=5"]},
+        {"mail_options": ["ENVID=a"], "dsn": DSN(envid="A")},
+        {"mail_options": ["REQUIRETLS=yes"], "envelope": Envelope(require_tls=True)},
+        {"mail_options": ["body=7bit"], "raw": "ä"},
+        {"mail_options": ["BODY=7BIT"], "raw": "ä\r\n" * 500_000},
     ],
 )
 async def test_contradictions_are_found_before_anything_is_opened(options: dict[str, Any]) -> None:
@@ -214,33 +220,65 @@ async def test_a_recipient_who_hangs_up_is_named_with_what_was_asked() -> None:
             await smtp.sendmail(SENDER, Recipient(B, notify="never"), RAW)
 
 
+async def test_a_message_object_contradicts_body_7bit_before_anything_is_opened() -> None:
+    message, delivery = email(), Delivery()
+    message.set_content("ä\n", cte="8bit")
+    async with ScriptedServer() as server, on_memory(server) as smtp:
+        with pytest.raises(ValueError, match="BODY=7BIT contradicts the message"):
+            await smtp.send_message(message, mail_options=["BODY=7BIT"], delivery=delivery)
+    assert server.connections == []
+    assert delivery.outcome == "not_sent"
+
+
+async def test_what_is_read_while_it_is_sent_is_held_to_body_7bit() -> None:
+    server = ScriptedServer()
+    async with server, on_memory(server) as smtp:
+        await deliver(smtp, iter([RAW]), mail_options=["BODY=7BIT"])
+        with pytest.raises(SMTPNotSupported, match="BODY=7BIT was said"):
+            await deliver(smtp, iter([RAW, "ä".encode()]), mail_options=["BODY=7BIT"])
+    assert [message.raw for message in server.messages] == [RAW]
+
+
 # REQUIRETLS
 
+however = pytest.mark.parametrize(
+    "asked", [{"envelope": Envelope(require_tls=True)}, {"mail_options": ["RequireTLS"]}]
+)
 
-async def test_requiretls_is_said_under_tls_that_was_verified(certificates: Certificates) -> None:
+
+@however
+async def test_requiretls_is_said_under_tls_that_was_verified(
+    asked: dict[str, Any], certificates: Certificates
+) -> None:
     server = ScriptedServer(starttls=certificates.server, tls_keywords=["REQUIRETLS"])
     options = {"tls": "starttls", "tls_context": certificates.client}
     async with server, on_memory(server, **options) as smtp:
-        await deliver(smtp, envelope=Envelope(require_tls=True))
+        await deliver(smtp, **asked)
     assert server.messages[0].mail_options == ["REQUIRETLS"]
 
 
+@however
 @pytest.mark.parametrize("tls", ["off", "opportunistic"])
-async def test_requiretls_is_an_error_without(tls: str, certificates: Certificates) -> None:
+async def test_requiretls_is_an_error_without(
+    tls: str, asked: dict[str, Any], certificates: Certificates
+) -> None:
     server = ScriptedServer(keywords=["REQUIRETLS"], starttls=certificates.server)
     async with server, on_memory(server, tls=tls) as smtp:
         with pytest.raises(SMTPTLSError, match="not under TLS with a certificate"):
-            await deliver(smtp, envelope=Envelope(require_tls=True))
+            await deliver(smtp, **asked)
         await deliver(smtp)
     assert server.connection.verbs.count("MAIL") == 1
 
 
-async def test_requiretls_is_an_error_where_it_is_not_offered(certificates: Certificates) -> None:
+@however
+async def test_requiretls_is_an_error_where_it_is_not_offered(
+    asked: dict[str, Any], certificates: Certificates
+) -> None:
     server = ScriptedServer(starttls=certificates.server)
     options = {"tls": "starttls", "tls_context": certificates.client}
     async with server, on_memory(server, **options) as smtp:
         with pytest.raises(SMTPNotSupported, match="does not offer REQUIRETLS"):
-            await deliver(smtp, envelope=Envelope(require_tls=True))
+            await deliver(smtp, **asked)
     assert "MAIL" not in server.connection.verbs
 
 

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 from anysmtp import DSN, DeliverBy, Envelope, Recipient
 from anysmtp._grammar import ESMTP_PARAMETER
-from anysmtp._parameters import BINARY, Parameter, untyped, xtext
+from anysmtp._parameters import (
+    BINARY,
+    REQUIRETLS,
+    Parameter,
+    deliver_by_parameter,
+    hold_parameter,
+    notify_parameter,
+    orcpt_parameter,
+    untyped,
+    xtext,
+)
 
 NOW = datetime.now(timezone.utc)
 HOUR = timedelta(hours=1)
@@ -211,6 +221,7 @@ def test_xtext_can_be_read_back(text: str) -> None:
 # Raw ones beside them
 
 FULL = Parameter("DSN", "RET=FULL")
+HOLD = hold_parameter(datetime(2040, 1, 1, tzinfo=timezone.utc))
 
 
 @pytest.mark.parametrize(
@@ -222,6 +233,13 @@ FULL = Parameter("DSN", "RET=FULL")
         (("ret=full", "X"), [FULL], ("X",)),
         (("BODY=BINARYMIME",), [BINARY], ()),
         (("BODY=8BITMIME",), [FULL], ("BODY=8BITMIME",)),
+        (("body=8bitmime", "BODY=8BITMIME"), [], ("body=8bitmime",)),
+        (("notify=delay,Failure",), [notify_parameter(("failure", "delay"))], ()),
+        (("orcpt=RFC822;a@x",), [orcpt_parameter("a@x")], ()),
+        (("BY=60;r",), [deliver_by_parameter(60)], ()),
+        (("HOLDUNTIL=2040-01-01t00:00:00z",), [HOLD], ()),
+        (("HOLDUNTIL=2040-01-01T01:00:00+01:00",), [HOLD], ()),
+        (("HOLDUNTIL=soon",), [], ("HOLDUNTIL=soon",)),
     ],
 )
 def test_what_is_said_twice_is_said_once(
@@ -237,6 +255,15 @@ def test_what_is_said_twice_is_said_once(
         (("X=1", "X=2"), []),
         (("BODY=8BITMIME",), [BINARY]),
         (("BODY=BINARYMIME",), []),
+        (("X=a", "x=A"), []),
+        (("ENVID=a",), [Parameter("DSN", "ENVID=A")]),
+        (("ORCPT=rfc822;A@x",), [orcpt_parameter("a@x")]),
+        (("NOTIFY=NEVER",), [notify_parameter(("delay",))]),
+        (("HOLDFOR=1",), [HOLD]),
+        (("HOLDUNTIL=2040-01-01T00:00:00Z",), [hold_parameter(1)]),
+        (("HOLDUNTIL=2040-01-01T00:00:01Z",), [HOLD]),
+        (("HOLDFOR=1", "HOLDUNTIL=2040-01-01T00:00:00Z"), []),
+        (("REQUIRETLS=1",), [REQUIRETLS]),
     ],
 )
 def test_contradictions_are_refused(raw: tuple[str, ...], typed: list[Parameter]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from anysmtp import SMTP, Delivery, Envelope, Mail
+from anysmtp import SMTP, Delivery, Envelope, Mail, Retry, SMTPNotSupported
 from anysmtp.testing import DEFAULT_KEYWORDS, Act, ScriptedServer
 from support.bench import RECIPIENTS
 from support.clients import RAW, SENDER, deliver, email, on_memory
@@ -117,21 +117,140 @@ async def test_what_a_signer_raises_leaves_and_nothing_is_sent() -> None:
     assert not server.connections
 
 
-@pytest.mark.parametrize("sign", [1, "mail.private", b"key", [None], [marks("a"), "b"]])
-async def test_what_is_no_signer_is_an_error(sign: Any) -> None:
-    with pytest.raises(TypeError, match="is a function of the message"):
+SECRET = "-----BEGIN PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    ("sign", "kind"),
+    [
+        (1, "int"),
+        (SECRET, "str"),
+        (SECRET.encode(), "bytes"),
+        (bytearray(b"key"), "bytearray"),
+        ([None], "NoneType"),
+        ([marks("a"), SECRET], "str"),
+    ],
+)
+async def test_what_is_no_signer_is_an_error_that_names_its_type_alone(
+    sign: Any, kind: str
+) -> None:
+    pattern = rf"is a function of the message.* not {kind}$"
+    with pytest.raises(TypeError, match=pattern):
         SMTP("mail.example.test", sign=sign)
     async with ScriptedServer() as server, on_memory(server) as smtp:
-        with pytest.raises(TypeError, match="is a function of the message"):
+        with pytest.raises(TypeError, match=pattern):
             await deliver(smtp, sign=sign)
 
 
-async def test_a_signer_that_returns_something_else_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [bytearray, memoryview, bytes.decode, len])
+async def test_a_signer_that_returns_something_else_is_an_error_without_the_letter(
+    kind: Callable[[bytes], object],
+) -> None:
+    sign: Any = kind
     async with ScriptedServer() as server, on_memory(server) as smtp:
-        with pytest.raises(TypeError, match="returns the signed message in bytes, not None"):
-            await deliver(smtp, sign=print)
-        with pytest.raises(TypeError, match="in memory"):
-            await deliver(smtp, iter([RAW]), sign=marks("a"))
+        with pytest.raises(TypeError, match="returns the signed message in bytes, not ") as caught:
+            await deliver(smtp, sign=sign)
+        assert "hello" not in str(caught.value)
+        assert not server.connections
+
+
+async def pieces(failure: Exception | None = None) -> AsyncIterator[bytes]:
+    yield RAW[:10]
+    if failure is not None:
+        raise failure
+    yield RAW[10:]
+
+
+@pytest.mark.parametrize("size", [10, 2_000_000])
+async def test_a_file_is_signed_whatever_its_size(size: int, tmp_path: Path) -> None:
+    raw = RAW + b"line\r\n" * (size // 6)
+    path = tmp_path / "message"
+    path.write_bytes(raw)
+    async with ScriptedServer() as server, on_memory(server, sign=marks("a")) as smtp:
+        await deliver(smtp, path)
+        with path.open("rb") as file:
+            await deliver(smtp, file)
+    assert [message.raw for message in server.messages] == [b"X-Signed: a\r\n" + raw] * 2
+
+
+@pytest.mark.parametrize("make", [pieces, lambda: iter([RAW]), lambda: [RAW[:10], RAW[10:]]])
+@pytest.mark.parametrize("binary", [False, True])
+async def test_what_comes_in_pieces_is_read_to_its_end_and_signed(
+    make: Callable[[], Any], binary: bool
+) -> None:
+    """After that it is in memory, and can be sent again."""
+    async with (
+        ScriptedServer(
+            keywords=(*DEFAULT_KEYWORDS, "CHUNKING", "BINARYMIME"), script={"MAIL": ["450 Later"]}
+        ) as server,
+        on_memory(server, sign=marks("a"), retry=Retry(2, base=0)) as smtp,
+    ):
+        await deliver(smtp, make(), binary=binary)
+    assert server.messages[0].raw == b"X-Signed: a\r\n" + RAW
+
+
+async def test_a_source_that_fails_while_it_is_read_for_signing_was_not_sent() -> None:
+    delivery, failure = Delivery(), Refuses()
+    async with ScriptedServer() as server, on_memory(server, sign=marks("a")) as smtp:
+        with pytest.raises(Refuses) as caught:
+            await deliver(smtp, pieces(failure), delivery=delivery)
+        assert not server.connections
+    assert caught.value is failure
+    assert caught.value.__context__ is None
+    assert delivery.outcome == "not_sent"
+
+
+LONG = b"X-Signed: " + b"s" * 1000 + b"\r\n"
+
+
+async def send(smtp: SMTP, message: Any, **options: Any) -> None:
+    """Send a message of either kind."""
+    if hasattr(message, "walk"):
+        await smtp.send_message(message, **options)
+    else:
+        await deliver(smtp, message, **options)
+
+
+@pytest.mark.parametrize("make", [lambda: RAW, pieces, email])
+async def test_what_a_signer_makes_has_no_lines_that_are_too_long(make: Callable[[], Any]) -> None:
+    def sign(message: bytes) -> bytes:
+        return LONG + message
+
+    async with ScriptedServer() as server, on_memory(server) as smtp:
+        with pytest.raises(ValueError, match="a line of more than 998 octets"):
+            await send(smtp, make(), sign=sign)
+        assert not server.connections
+        await send(smtp, make(), sign=sign, allow_long_lines=True)
+        assert server.messages[0].raw.startswith(LONG)
+
+
+@pytest.mark.parametrize(
+    ("field", "keywords", "lacks"),
+    [
+        ("X-Signed: ä\r\n", ("8BITMIME",), "SMTPUTF8"),
+        ("X-Signed: a\r\n\r\nä\r\n", (), "8BITMIME"),
+    ],
+)
+@pytest.mark.parametrize("message", [RAW, email()])
+async def test_what_a_signer_makes_is_not_sent_where_it_is_not_taken(
+    field: str, keywords: tuple[str, ...], lacks: str, message: Any
+) -> None:
+    def sign(message: bytes) -> bytes:
+        return field.encode() + message
+
+    async with ScriptedServer(keywords=keywords) as server, on_memory(server, sign=sign) as smtp:
+        with pytest.raises(SMTPNotSupported, match=f"does not offer {lacks}"):
+            await send(smtp, message)
+    assert not server.messages
+
+
+async def test_what_a_signer_makes_is_sent_in_crlf_lines() -> None:
+    def sign(message: bytes) -> bytes:
+        return b"X-Signed: a\rX-Other: b\n" + message.replace(b"\r\n", b"\n")
+
+    async with ScriptedServer() as server, on_memory(server, sign=sign) as smtp:
+        await deliver(smtp)
+    assert server.messages[0].raw == b"X-Signed: a\r\nX-Other: b\r\n" + RAW
 
 
 def smime(message: bytes) -> bytes:

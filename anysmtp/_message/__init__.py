@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._addresses import domain_of, parse_address, parse_recipients, parse_sender
+from ._addresses import domain_of, parse_address, parse_domain, parse_recipients, parse_sender
 from ._binary import BinaryContent, raw_binary
 from ._content import RawContent, message_id_of
 from ._flow import Flow
@@ -23,6 +23,7 @@ __all__ = [
     "message_id_of",
     "needs_utf8",
     "parse_address",
+    "parse_domain",
     "parse_recipients",
     "parse_sender",
     "prepare",

@@ -12,9 +12,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from .._envelope import Content, Job, Mailbox, Stream
-from .._parameters import REQUIRETLS, Notify, Parameter, notify_parameter, untyped
+from .._parameters import (
+    REQUIRETLS,
+    Notify,
+    Parameter,
+    is_seven_bit,
+    notify_parameter,
+    says,
+    untyped,
+)
 from ..errors import SMTPMessageTooLarge, SMTPNotSupported, SMTPTLSError
 from ._extensions import Extensions
+
+_NO_8BIT = "the message has octets above 127 and the server does not offer 8BITMIME"
+_UTF8 = "the header section is not ASCII"
 
 
 def needs_downgrade(content: Content | Stream, extensions: Extensions) -> bool:
@@ -22,24 +33,44 @@ def needs_downgrade(content: Content | Stream, extensions: Extensions) -> bool:
     return bool(content.is_8bit) and not extensions.eight_bit_mime
 
 
+def takes_8bit(mail_options: Iterable[str], extensions: Extensions) -> bool:
+    """Whether a message that nobody has read yet may turn out to have octets above 127."""
+    return extensions.eight_bit_mime and not is_seven_bit(mail_options)
+
+
+def check_by_hand(
+    content: Content | Stream, mail_options: Iterable[str], extensions: Extensions
+) -> None:
+    """Hold a message against a transaction that was begun by hand, with these options of MAIL.
+
+    SMTPNotSupported for what the server does not offer, ValueError for what MAIL did not say.
+    """
+    if needs_downgrade(content, extensions):
+        raise SMTPNotSupported(_NO_8BIT)
+    if content.is_8bit and is_seven_bit(mail_options):
+        raise ValueError("the message has octets above 127, and MAIL had the option BODY=7BIT")
+    if content.is_utf8 and not says(mail_options, "SMTPUTF8"):
+        if not extensions.smtputf8:
+            raise SMTPNotSupported(f"{_UTF8} and the server does not offer SMTPUTF8")
+        raise ValueError(f"{_UTF8}, and needs a MAIL with the option SMTPUTF8")
+
+
 def mail_parameters(
     job: Job, content: Content | Stream, extensions: Extensions, *, is_tls_verified: bool
 ) -> tuple[list[str], bool]:
     """The parameters of MAIL; and whether the transaction uses SMTPUTF8."""
-    given = {option.partition("=")[0].upper() for option in job.mail_options}
+    given = _keywords(job.mail_options) if job.mail_options else ()
     parameters: list[str] = []
-    limit = extensions.size
-    if "SIZE" in extensions and "SIZE" not in given and content.size is not None:
-        parameters.append(f"SIZE={content.size}")
-    if limit is not None and content.size is not None and content.size > limit:
-        raise SMTPMessageTooLarge(
-            f"the message has {content.size} octets, the server takes {limit}"
-        )
+    size, limit = content.size, extensions.size
+    if extensions.takes_size and "SIZE" not in given and size is not None:
+        parameters.append(f"SIZE={size}")
+    if limit is not None and size is not None and size > limit:
+        raise SMTPMessageTooLarge(f"the message has {size} octets, the server takes {limit}")
     if content.is_8bit and not job.is_binary:
         _require_8bit(job, extensions)
         if "BODY" not in given:
             parameters.append("BODY=8BITMIME")
-    elif _may_be_8bit(job, content, extensions) and "BODY" not in given:
+    elif content.is_8bit is None and _may_be_8bit(job, extensions) and "BODY" not in given:
         parameters.append("BODY=8BITMIME")
     asks_for_utf8 = "SMTPUTF8" in given
     if (reason := _needs_utf8(job, content)) is not None:
@@ -49,7 +80,8 @@ def mail_parameters(
             parameters.append("SMTPUTF8")
             asks_for_utf8 = True
     if job.mail_parameters:
-        _require_tls(job, is_tls_verified)
+        if REQUIRETLS in job.mail_parameters:
+            require_tls(is_tls_verified=is_tls_verified)
         parameters += _offered(job.mail_parameters, extensions, "the message")
         if job.is_binary and not extensions.chunking:
             raise SMTPNotSupported("a binary message needs BDAT, the server offers no CHUNKING")
@@ -94,27 +126,29 @@ def _offered(parameters: Iterable[Parameter], extensions: Extensions, whose: str
     return written
 
 
-def _require_tls(job: Job, is_tls_verified: bool) -> None:
+def require_tls(*, is_tls_verified: bool) -> None:
     """RFC 8689 section 4.2.1: the first hop, too, has TLS with a certificate that was verified."""
-    if REQUIRETLS in job.mail_parameters and not is_tls_verified:
+    if not is_tls_verified:
         raise SMTPTLSError(
             "REQUIRETLS is asked for and the connection is not under TLS with a certificate that "
             "was verified"
         )
 
 
-def _may_be_8bit(job: Job, content: Content | Stream, extensions: Extensions) -> bool:
+def _keywords(options: Iterable[str]) -> set[str]:
+    return {option.partition("=")[0].upper() for option in options}
+
+
+def _may_be_8bit(job: Job, extensions: Extensions) -> bool:
     """Whether a message that nobody has read yet may have octets above 127."""
-    return content.is_8bit is None and extensions.eight_bit_mime and not job.is_binary
+    return extensions.eight_bit_mime and not job.is_binary
 
 
 def _require_8bit(job: Job, extensions: Extensions) -> None:
     if extensions.eight_bit_mime:
         return
     reason = "" if job.fixed is None else f"; it cannot be converted, for {job.fixed}"
-    raise SMTPNotSupported(
-        f"the message has octets above 127 and the server does not offer 8BITMIME{reason}"
-    )
+    raise SMTPNotSupported(f"{_NO_8BIT}{reason}")
 
 
 def _needs_utf8(job: Job, content: Content | Stream) -> str | None:
@@ -126,4 +160,4 @@ def _needs_utf8(job: Job, content: Content | Stream) -> str | None:
         return None
     address = job.utf8_address
     where = "" if address is None else f", for the address {address} in it,"
-    return f"the header section is not ASCII{where}"
+    return f"{_UTF8}{where}"

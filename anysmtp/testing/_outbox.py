@@ -24,14 +24,13 @@ from anyio.lowlevel import checkpoint
 from .. import SMTP, Delivery, Extensions, Mail, Reply, Retry, SendMany, SendOptions
 from .._book import Asked, Book
 from .._delivery import Ledger, ledger_of
-from .._envelope import Content, Job
-from .._envelope import Stream as Source
+from .._envelope import Job
 from .._lifecycle import Lifecycle
 from .._mailer import BaseMailer
 from .._monitor import Monitor
-from .._protocol._demands import needs_downgrade
+from .._protocol._demands import needs_downgrade, takes_8bit
 from .._protocol._transaction import Transaction
-from .._sources import SourceFailed, chunks_of
+from .._sources import read_whole
 from ..errors import SMTPException, SMTPServerDisconnected
 from ..events import Observer
 from ._in_place import NAME, NO_CONNECTION, NOTHING, Conversation, Fault, offered
@@ -259,8 +258,12 @@ class Outbox(BaseMailer, Sequence[Sent]):
             ledger.phase, ledger.bytes_total, ledger.server = "envelope", content.size, NAME
             await conversation.take_envelope(transaction)
             if transaction.end == "message":
-                takes_8bit = self._extensions.eight_bit_mime
-                raw = await _whole(content, takes_8bit, transaction.is_utf8)
+                pieces = await read_whole(
+                    content,
+                    takes_8bit=takes_8bit(job.mail_options, self._extensions),
+                    takes_utf8=transaction.is_utf8,
+                )
+                raw = b"".join(pieces)
                 transaction.hand_over()
                 ledger.bytes_sent = len(raw)
                 await conversation.take_message(transaction, raw, self._keep)
@@ -273,19 +276,3 @@ class Outbox(BaseMailer, Sequence[Sent]):
         self._sent.append(message)
         for news in self._waiting:
             news.set()
-
-
-async def _whole(content: Content | Source, takes_8bit: bool, takes_utf8: bool) -> bytes:
-    """The octets of a message, read to the end of its source; or what is wrong with that."""
-    pieces = chunks_of(content, takes_8bit=takes_8bit, takes_utf8=takes_utf8)
-    if isinstance(pieces, Iterable):
-        return b"".join(pieces)
-    read: list[bytes] = []
-    try:
-        while piece := await pieces.next():
-            read.append(piece)
-    except SourceFailed as failure:
-        raise failure.error from failure
-    finally:
-        await pieces.aclose()
-    return b"".join(read)

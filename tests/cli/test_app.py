@@ -61,13 +61,19 @@ def test_the_demo_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(_demo.demo)
 
 
-@pytest.mark.parametrize("arguments", [[], ["send"], ["probe", "localhost"], ["demo", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([], ["--help"], ["-h"], ["what"], ["send"], ["send", "--help"], ["bulk", "--help"]),
+        *(["probe", "localhost"], ["demo", "--help"]),
+    ],
+)
 def test_without_its_extra_it_says_in_one_line_how_to_install_it(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide(monkeypatch, "click", "rich")
     ran = cli(*arguments)
-    assert (ran.code, ran.output) == (1, "")
+    assert (ran.code, ran.output) == (Exit.USAGE, "")
     assert ran.errors == (
         "everything but `anysmtp demo` needs more to be installed: pip install 'anysmtp[cli]' "
         "(not found: click, rich)\n"

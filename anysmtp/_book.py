@@ -121,19 +121,30 @@ class Asked:
         require_all: bool,
         signers: tuple[Signer, ...] = (),
     ) -> None:
+        self._sender: AddressLike | None = sender
+        self._recipients: Recipients | None = recipients
+        self.require_all = require_all
+        self.signers = signers
+        self.wishes = NO_WISHES
+        self.delivery: Delivery[Any]
+        if not options:
+            self.delivery = Delivery()
+            return
         if not _SEND_OPTIONS.issuperset(options):
             unknown = set(options) - _SEND_OPTIONS
             raise no_such_option(unknown, SendOptions, _INSTEAD)
         envelope = given("envelope", options, Envelope)
         self.wishes = wishes_of(options, envelope)
         envelope = envelope or _NO_ENVELOPE
-        self._sender: AddressLike | None = one("sender", sender, envelope.sender)
-        self._recipients: Recipients | None = one("recipients", recipients, envelope.recipients)
-        self.delivery: Delivery[Any] = given("delivery", options, Delivery) or Delivery()
+        self._sender = one("sender", sender, envelope.sender)
+        self._recipients = one("recipients", recipients, envelope.recipients)
+        self.delivery = given("delivery", options, Delivery) or Delivery()
         chosen = given("require_all", options, bool)
-        self.require_all = require_all if chosen is None else chosen
+        if chosen is not None:
+            self.require_all = chosen
         sign = options.get("sign")
-        self.signers = signers if sign is None else signers_of(sign)
+        if sign is not None:
+            self.signers = signers_of(sign)
 
     def book_for_object(self, message: Message, monitor: Monitor) -> Book:
         """What the caller did not give comes from the header fields."""
@@ -217,9 +228,12 @@ class Book:
 
     async def job_of_raw(self, message: RawMessage) -> Job:
         wishes = self._asked.wishes
-        content = await raw_content(
-            message, binary=wishes.is_binary, allow_long_lines=wishes.allow_long_lines
-        )
+        binary, allow_long_lines = wishes.is_binary, wishes.allow_long_lines
+        content: RawContent | BinaryContent | StreamContent
+        if isinstance(message, (bytes, str)) and len(message) <= _IN_THREAD:
+            content = in_memory(message, binary, allow_long_lines)
+        else:
+            content = await raw_content(message, binary=binary, allow_long_lines=allow_long_lines)
         if self._asked.signers:
             # There is no signature before all of it was read.
             pieces = await read_whole(
@@ -252,7 +266,10 @@ class Book:
 
     def close(self, attempts: Attempts) -> Receipt:
         """The send has ended: its Receipt, or why there is none."""
-        receipt = attempts.receipt()
+        return self.end(attempts.receipt())
+
+    def end(self, receipt: Receipt) -> Receipt:
+        """The send has ended with this."""
         self.ledger.finish(receipt)
         keys = [recipient.given for recipient in self._recipients]
         octets = self.ledger.bytes_total

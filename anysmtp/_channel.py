@@ -28,7 +28,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -43,7 +42,7 @@ from ._protocol._session import Awaited, Session, Sink
 from ._reply import Reply
 from ._timing import ReplyTimer
 from ._tls import Encryption, encrypt
-from ._turns import Turn, Turns
+from ._turns import Speaking, Turn, Turns
 from ._writing import Writer, Written
 from .errors import SMTPException, SMTPProtocolError, SMTPServerDisconnected, SMTPTLSError
 
@@ -120,7 +119,7 @@ class Channel:
     @property
     def is_idle(self) -> bool:
         """Whether the next one can begin, as far as is known: nobody speaks, nothing is open."""
-        return self.is_open and self.session.is_quiet and self.turns.holder is None
+        return self.turns.holder is None and self.session.is_quiet and self.is_open
 
     @property
     def is_worn(self) -> bool:
@@ -153,7 +152,8 @@ class Channel:
         turn = self.speaker(clock)
         await self.catch_up(turn)
         is_behind = self.is_owed_to_others(turn)
-        awaited = self.post([(command, sink) for command in commands], turn)
+        awaited = [self.session.send(command, sink, turn) for command in commands]
+        self._posted(commands)
         await self.write(b"".join([command.line for command in commands]), is_behind=is_behind)
         await self.wait(awaited[-1], turn)
         if self.session.broken is not None:
@@ -190,27 +190,28 @@ class Channel:
         return awaited.reply
 
     def post(
-        self, flight: Sequence[tuple[Command, Sink | None]], turn: Turn, octets: int = 0
-    ) -> list[Awaited]:
-        """Queue commands, which the caller writes before he awaits anything.
+        self,
+        flight: Sequence[tuple[Command, Sink | None]],
+        turn: Turn,
+        octets: int = 0,
+        take_yes: Sink | None = None,
+    ) -> Awaited:
+        """Queue commands, which the caller writes before he awaits anything; the last one.
 
-        ``octets`` of a message go out with the last one.
+        ``octets`` of a message go out with it; for ``take_yes`` see `Session.send_flight`.
         """
-        session = self.session
-        is_first = not session.awaited
-        last = len(flight) - 1
-        awaited = [
-            session.send(command, sink, turn, octets if number == last else 0)
-            for number, (command, sink) in enumerate(flight)
-        ]
+        awaited = self.session.send_flight(flight, turn, octets, take_yes)
+        self._posted([command for command, _ in flight], octets)
+        return awaited
+
+    def _posted(self, commands: Sequence[Command], octets: int = 0) -> None:
+        """They are queued: show them, and time the reply that is next."""
         self._is_traced = _wire.isEnabledFor(logging.DEBUG)
         if self._is_traced:
-            self._trace(">", (command.shown for command, _ in flight))
+            self._trace(">", (command.shown for command in commands))
             if octets:
                 self._trace(">", (f"(a message of {octets} octets)",))
-        if is_first or self._timer.is_for_nobody:
-            self._time()
-        return awaited
+        self._time()
 
     async def write(self, data: bytes, *, is_behind: bool = False) -> None:
         """Write; a write that does not return is torn.
@@ -339,13 +340,14 @@ class Channel:
 
     async def leave(self, turn: Turn) -> None:
         """The holder writes no more; whoever is next may."""
-        turns = self.turns
+        turns, session = self.turns, self.session
         if turns.holder is turn:
             turns.holder = None
-        if turns.holder is None and not self.session.can_be_followed and self.is_open:
+        is_quiet = session.is_quiet
+        if not is_quiet and turns.holder is None and not session.can_be_followed and self.is_open:
             self._closing = _UNFINISHED
         try:
-            if self._closing is not None or not self.session.is_quiet:
+            if self._closing is not None or not is_quiet:
                 await self._close_if_forsaken()
         finally:
             turns.pass_on()
@@ -360,7 +362,9 @@ class Channel:
     async def _read(self) -> None:
         """Read once, for everybody who waits."""
         self._is_read = True
-        self.link.acknowledge_at_once()
+        if len(self.session.awaited) > 1:
+            # They may come one by one.
+            self.link.acknowledge_at_once()
         try:
             data = await self.link.stream.receive()
         except STREAM_ERRORS as error:
@@ -377,6 +381,8 @@ class Channel:
         session = self.session
         session.receive(data)
         try:
+            if not self._is_traced:
+                session.settle()
             while (pair := session.next_reply()) is not None:
                 if self._is_traced:
                     self._trace("<", pair.shown())
@@ -394,6 +400,8 @@ class Channel:
                 waiting.news.set()
         if session.awaited:
             self._time()
+        else:
+            self._timer.rest()
         return True
 
     async def _give_up(self, turn: Turn, waiting: _Waiting) -> None:
@@ -457,7 +465,7 @@ class Channel:
             broken=self.session.broken,
         )
         if self.session.head is not None and self.session.broken is None:
-            failure.command = self.session.head.command.shown
+            failure.command = self.session.head.next_command.shown
         return failure
 
     def _time(self) -> None:
@@ -466,35 +474,3 @@ class Channel:
     def _trace(self, direction: str, lines: Iterable[str]) -> None:
         for line in lines:
             _wire.debug("%s %s %s", self.link.server, direction, line)
-
-
-class Speaking:
-    """The right to write on a channel, for as long as the block takes, or until `leave`."""
-
-    __slots__ = ("_channel", "_turn")
-
-    def __init__(self, channel: Channel, turn: Turn) -> None:
-        self._channel = channel
-        self._turn = turn
-
-    async def __aenter__(self) -> Turn:
-        turn = self._turn
-        if not turn.has_boarded:
-            try:
-                await self._channel.turns.take(turn)
-            except BaseException:
-                self._channel.session.forsake(turn)
-                await self._channel.leave(turn)
-                raise
-        return turn
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc_type is not None:
-            # One that rode along may not have come to wait for its replies.
-            self._channel.session.forsake(self._turn)
-        await self._channel.leave(self._turn)

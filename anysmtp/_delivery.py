@@ -132,9 +132,9 @@ class Ledger:
 
     def receipt_now(self) -> Receipt:
         """What the transactions of this send have come to; there was one at least."""
-        accepted = self.replies("accepted")
+        accepted, last = self.replies("accepted"), self.finals[-1]
         return Receipt(
-            reply=next(reply for reply in reversed(self.finals) if reply.is_positive),
+            reply=last if last.is_positive else next(filter(_is_positive, reversed(self.finals))),
             replies=tuple(self.finals),
             accepted=accepted,
             refused=self.replies("refused") if len(accepted) < len(self._facts) else {},
@@ -290,6 +290,10 @@ class Delivery(Generic[K]):
     def __repr__(self) -> str:
         key = "" if self.key is None else f" {self.key!r}"
         return f"<Delivery{key} {self.outcome or self.phase}>"
+
+
+def _is_positive(reply: Reply) -> bool:
+    return reply.is_positive
 
 
 def ledger_of(delivery: Delivery[Any]) -> Ledger:

@@ -8,6 +8,7 @@ nothing is checked again; a `Receipt` says that it was sent.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -141,8 +142,12 @@ class Content(Protocol):
         """The octets, in pieces of a size that is good to send."""
         ...
 
+    def whole(self) -> bytes | None:
+        """All of them, where they are there in one such piece."""
+        ...
 
-class Stream:
+
+class Stream(ABC):
     """A message of which nothing is in memory."""
 
     __slots__ = ()
@@ -155,17 +160,17 @@ class Stream:
     """Whether it is known that the header section needs SMTPUTF8."""
 
     @property
+    @abstractmethod
     def is_one_shot(self) -> bool:
         """Whether it can be read once only."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def is_spent(self) -> bool:
         """Whether it was."""
-        raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """A message with its envelope, checked and serialised: all that a transaction needs."""
 
@@ -245,6 +250,19 @@ class Envelope:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} is a bool, not {getattr(self, name)!r}")
         self.parameters()
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it says who, and nothing else."""
+        return (
+            self.dsn is None
+            and not (self.require_tls or self.binary or self.allow_long_lines)
+            and self.priority is None
+            and self.deliver_by is None
+            and self.hold_until is None
+            and self.mail_options == ()
+            and self.rcpt_options == ()
+        )
 
     def parameters(self) -> tuple[Parameter, ...]:
         """What it comes to in MAIL, but for its DSN."""

@@ -111,7 +111,8 @@ class Call(Clock):
 
     def __enter__(self) -> Self:
         self._life._calls.add(self)
-        return super().__enter__()
+        self._scope.__enter__()
+        return self
 
     def __exit__(
         self,

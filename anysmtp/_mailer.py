@@ -167,18 +167,23 @@ class BaseMailer(ABC):
 
     async def _send(self, book: Book, job: Job) -> Receipt:
         """Send it, in as many transactions and attempts as it takes."""
-        attempts = Attempts(job, book.ledger, self._retry)
+        attempts: Attempts | None = None
         while True:
             error: SMTPException | None = None
             failure: Exception | None = None
             try:
-                await self._deliver(attempts.job, book.ledger)
+                await self._deliver(job if attempts is None else attempts.job, book.ledger)
             except SMTPException as caught:
                 error = caught
             except SourceFailed as failed:
                 failure = failed.error
             if failure is not None:
                 raise failure
+            if attempts is None:
+                if error is None and self._retry is None and not book.ledger.left_over:
+                    # So ends nearly every send.
+                    return book.end(book.ledger.receipt_now())
+                attempts = Attempts(job, book.ledger, self._retry)
             if not book.goes_on(attempts, error, is_over=error is not None and self._is_over):
                 return book.close(attempts)
             if attempts.delay:

@@ -145,13 +145,13 @@ class Sending:
 
     async def _begin(self, channel: Channel, turn: Turn) -> None:
         """Write the first flight, and behind one that is eager those of others."""
-        extensions, clock = channel.session.extensions, turn.clock
+        session, clock = channel.session, turn.clock
         assert clock is not None
-        if needs_downgrade(self._content, extensions) and self._job.downgrade is not None:
+        if needs_downgrade(self._content, session.extensions) and self._job.downgrade is not None:
             clock.stop()
             self._content = await self._job.downgrade()
-        while channel.session.awaited and not self._has_room(channel):
-            await channel.read_up_to(channel.session.awaited[0], turn)
+        while session.awaited and not self._has_room(channel):
+            await channel.read_up_to(session.awaited[0], turn)
         await channel.catch_up(turn)
         if channel.is_pooled and channel.is_worn:
             raise channel.worn_out()
@@ -215,12 +215,12 @@ class Sending:
         content = self._content
         if transaction.is_eager and not isinstance(content, Stream):
             octets = content.size
-            self._last = channel.post(flight, turn, octets)[-1]
+            self._last = channel.post(flight, turn, octets, transaction.take_yes)
             transaction.hand_over()
             self._ledger.bytes_sent = octets
             lines += content.chunks()
         else:
-            self._last = channel.post(flight, turn)[-1]
+            self._last = channel.post(flight, turn, take_yes=transaction.take_yes)
         return b"".join(lines)
 
     async def _settle_envelope(self, transaction: Transaction, turn: Turn) -> None:

@@ -387,9 +387,13 @@ async def closing(pieces: Pieces, note: Callable[[Exception], None]) -> AsyncGen
 def chunks_of(
     content: Content | Stream, *, takes_8bit: bool, takes_utf8: bool
 ) -> Iterable[bytes] | Pieces:
-    """The octets of a message, whatever it is, for a server that takes such ones."""
+    """The octets of a message, whatever it is, for a server that takes such ones.
+
+    A tuple if they are in one piece.
+    """
     if not isinstance(content, Stream):
-        return content.chunks()
+        whole = content.whole()
+        return content.chunks() if whole is None else (whole,)
     assert isinstance(content, StreamContent)
     return content.pieces(takes_8bit=takes_8bit, takes_utf8=takes_utf8)
 

@@ -15,31 +15,35 @@ from ._turns import Turn
 class ReplyTimer:
     """The one running clock of a session with several users."""
 
-    __slots__ = ("_awaited", "_session", "_timeouts", "_turn", "is_for_nobody")
+    __slots__ = ("_awaited", "_left", "_session", "_timeouts", "_turn")
 
     def __init__(self, session: Session, timeouts: Timeouts) -> None:
         self._session = session
         self._timeouts = timeouts
-        self._awaited: Awaited | None = None  # what a clock was started for, and whose
+        self._awaited: Awaited | None = None  # what a clock was started for
+        self._left = 0  # how much of it, and whose
         self._turn: Turn | None = None
-        self.is_for_nobody = False
-        """Whether a reply is next that nobody waits for, and nobody waits behind it."""
 
     def update(self, first_waiting: Turn | None) -> None:
         """Start the clock for the reply that is next in line now, and only that clock."""
         session = self._session
         if not session.awaited or not (head := session.awaited[0]).written:
             return
-        owner = head.owner
-        if head is self._awaited and owner is self._turn and owner is not None:
+        owner, left = head.owner, len(head.front or ())
+        is_same = head is self._awaited and left == self._left
+        if is_same and owner is self._turn and owner is not None:
             return
         turn = owner or next(session.owners, None) or first_waiting
-        self.is_for_nobody = turn is None
-        if (head is self._awaited and turn is self._turn) or not isinstance(turn, Turn):
+        if (is_same and turn is self._turn) or not isinstance(turn, Turn):
             return
-        last, self._awaited, self._turn = self._turn, head, turn
+        last, self._awaited, self._left, self._turn = self._turn, head, left, turn
         clock = turn.clock
         if last is not None and last.clock is not None and last.clock is not clock:
             last.clock.stop()
         if clock is not None:
-            clock.start(seconds_for(self._timeouts, head.command.verb), head.command.shown)
+            command = head.next_command
+            clock.start(seconds_for(self._timeouts, command.verb), command.shown)
+
+    def rest(self) -> None:
+        """Nothing is awaited: whoever waited last is not to be stopped for the next one."""
+        self._awaited = self._turn = None

@@ -19,7 +19,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._channel import Channel
 from ._clock import Clock
-from ._protocol._body import END, DotStuffer
+from ._protocol._body import END, DotStuffer, stuffed
 from ._protocol._commands import Command
 from ._protocol._session import Awaited
 from ._reading import Pieces
@@ -63,6 +63,20 @@ class Body:
         self.progress = progress
         """Called with the number of octets of each chunk that was written."""
 
+    def in_one_write(self) -> bytes | None:
+        """What is written, all of it, where it is small."""
+        if self.size is None or self.size > ONE_WRITE:
+            return None
+        chunks = self.chunks
+        if isinstance(chunks, tuple):
+            # Of one piece it makes no copy.
+            whole = b"".join(chunks)
+        elif isinstance(chunks, Iterable):
+            whole = b"".join(chunks)
+        else:
+            return None
+        return stuffed(whole) + END if self.chunk is None else self.chunk.line + whole
+
     def form(self) -> tuple[bytes, Callable[[bytes], bytes], bytes]:
         """What goes in front of the message, what becomes of each piece, and what goes behind."""
         if self.chunk is None:
@@ -82,19 +96,16 @@ async def send_body(
     await checkpoint_if_cancelled()
     turn = channel.speaker(clock)
     end = channel.begin_body(body.size, body.take_final, body.chunk)
-    chunks = body.chunks
-    if not isinstance(chunks, Iterable) or body.size is None or body.size > ONE_WRITE:
+    if (wire := body.in_one_write()) is None:
         await _InPieces(channel, body, end, turn, take_along=take_along).send()
         return
-    front, stuff, back = body.form()
-    wire = front + stuff(b"".join(chunks)) + back
     flights = _flights_behind(channel, body, end, turn, take_along=take_along)
     if flights:
         is_behind = _is_anybody_aboard(channel, flights, turn)
         await channel.write(wire + flights, is_behind=is_behind)
     else:
         await channel.write(wire)
-    body.progress(body.size)
+    body.progress(body.size or 0)
     await channel.wait(end, turn)
 
 

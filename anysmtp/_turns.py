@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
@@ -87,10 +88,16 @@ class Turns:
     def are_waited_for(self) -> bool:
         return bool(self._waiting)
 
+    def take_now(self, turn: Turn) -> bool:
+        """Take the turn if nobody has it or waits for it; whether that was so."""
+        if self.holder is not None or self._waiting:
+            return False
+        self.holder = turn
+        return True
+
     async def take(self, turn: Turn) -> None:
         """Wait for the turn; a passenger may be under way already when this returns."""
-        if self.holder is None and not self._waiting:
-            self.holder = turn
+        if self.take_now(turn):
             return
         self._waiting.append(turn)
         if turn.clock is not None:
@@ -127,8 +134,10 @@ class Turns:
 
         The last of them has the turn, if he needs it.
         """
+        if (turn := self._next()) is None:
+            return b""
         flights: list[bytes] = []
-        while (turn := self._next()) is not None and turn.passenger is not None:
+        while turn is not None and turn.passenger is not None:
             if not (flight := turn.passenger.board(channel, turn)):
                 break
             flights.append(flight)
@@ -136,6 +145,7 @@ class Turns:
             if turn.passenger.needs_turn:
                 self.holder = turn
                 break
+            turn = self._next()
         return b"".join(flights)
 
     def _next(self) -> Turn | None:
@@ -151,3 +161,35 @@ class Turns:
             assert turn.on_boarding is not None
             turn.on_boarding()
         turn.wake()
+
+
+class Speaking:
+    """The right to write on a channel, for as long as the block takes, or until `leave`."""
+
+    __slots__ = ("_channel", "_turn")
+
+    def __init__(self, channel: Channel, turn: Turn) -> None:
+        self._channel = channel
+        self._turn = turn
+
+    async def __aenter__(self) -> Turn:
+        turn = self._turn
+        if not (turn.has_boarded or self._channel.turns.take_now(turn)):
+            try:
+                await self._channel.turns.take(turn)
+            except BaseException:
+                self._channel.session.forsake(turn)
+                await self._channel.leave(turn)
+                raise
+        return turn
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc_type is not None:
+            # One that rode along may not have come to wait for its replies.
+            self._channel.session.forsake(self._turn)
+        await self._channel.leave(self._turn)

@@ -46,10 +46,9 @@ _OTHERS = frozenset(("delivery", "envelope", "require_all", "sign"))
 
 def wishes_of(options: Mapping[str, Any], envelope: Envelope | None) -> Wishes:
     """What the keyword options of a send, and its envelope, come to."""
-    if envelope is None:
-        if _OTHERS.issuperset(options):
-            return NO_WISHES
-        envelope = _NO_ENVELOPE
+    if (envelope is None or envelope.is_bare) and _OTHERS.issuperset(options):
+        return NO_WISHES
+    envelope = envelope or _NO_ENVELOPE
     dsn: DSN | None = one("dsn", given("dsn", options, DSN), envelope.dsn)
     is_binary = given("binary", options, bool) or envelope.binary
     typed: tuple[Parameter, ...] = (

@@ -55,11 +55,15 @@ class Writer:
         self._is_taken = True
         try:
             if shielded is None:
-                await self.send(data)
+                await self._link.stream.send(data)
             else:
                 await self.send_shielded(data, shielded)
+        except STREAM_ERRORS as error:
+            raise self._lost(error) from error
         finally:
-            self._release()
+            self._is_taken = False
+            if self._freed is not None:
+                self._release()
 
     async def send(self, data: bytes) -> None:
         """Write; the stream's errors are raised as ours."""
@@ -114,4 +118,4 @@ class Writer:
         self._is_taken = False
         if self._freed is not None:
             self._freed.set()
-            self._freed = None
+        self._freed = None

@@ -25,7 +25,7 @@ async def test_who_has_no_clock_waits_for_his_turn_and_for_his_reply_as_long_as_
 
         async def ask() -> None:
             async with channel.turn() as turn:
-                [awaited] = channel.post([(NOOP, None)], turn)
+                awaited = channel.post([(NOOP, None)], turn)
                 await channel.write(NOOP.line)
                 await channel.wait(awaited, turn)
                 assert awaited.reply is not None

@@ -96,7 +96,9 @@ def local_part_of(mailbox: Mailbox) -> str:
 
 def parse_sender(given: AddressLike) -> Mailbox | None:
     """One address, or None for the null reverse-path, given as ``""`` or ``"<>"``."""
-    text = _text_of(given, hint_for_none=' ("" is the null reverse-path)')
+    text = given
+    if not isinstance(text, str):
+        text = _text_of(given, hint_for_none=' ("" is the null reverse-path)')
     return None if text in ("", "<>") else _parse_again(text)
 
 
@@ -111,11 +113,13 @@ def parse_recipients(given: Recipients) -> tuple[Mailbox, ...]:
     if isinstance(several, (bytes, bytearray, dict)) or not isinstance(several, Iterable):
         raise TypeError(f"recipients are one address or several, not {given!r}")
     return unique(
-        parse_address(each) if isinstance(each, str) else _parse_recipient(each) for each in given
+        [_parse_again(each) if isinstance(each, str) else _parse_recipient(each) for each in given]
     )
 
 
 def _parse_recipient(given: AddressLike | Recipient) -> Mailbox:
+    if isinstance(given, str):
+        return _parse_again(given)
     if not isinstance(given, Recipient):
         return parse_address(given)
     return replace(parse_address(given.address), parameters=given.parameters())
@@ -182,7 +186,7 @@ def parse_domain(given: str) -> str:
 
 @lru_cache(maxsize=256)
 def _parse_again(text: str) -> Mailbox:
-    """The same senders come again and again."""
+    """The same senders come again and again, and many recipients."""
     return parse_address(text)
 
 

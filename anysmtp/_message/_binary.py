@@ -37,6 +37,9 @@ class BinaryContent:
     def is_utf8(self) -> bool:
         return not self._header.isascii()
 
+    def whole(self) -> None:
+        """It is in pieces."""
+
     def chunks(self) -> Iterator[bytes]:
         for piece in self._pieces:
             for start in range(0, len(piece), CHUNK):

@@ -64,11 +64,12 @@ def written_by_hand(message: Message, *, seven_bit: bool, utf8: bool) -> Written
     style = style_of(message.policy, utf8)
     _require_known(message)
     head = head_of(message, style)
-    if isinstance(payload_of(message), list) or not _is_ready(message, head, seven_bit):
+    is_ready = _is_ready(message, head, seven_bit)
+    if isinstance(payload_of(message), list) or not is_ready:
         # It will be written to.
         message = snapshot(message)
     writer = _Writer(seven_bit, has_signature(message))
-    writer.write(message, style, head)
+    writer.write(message, style, head, is_ready=is_ready)
     return WrittenContent(writer.pieces, has_long_lines=writer.has_long_lines)
 
 
@@ -86,11 +87,11 @@ class _Writer:
         self._seven_bit = seven_bit
         self._is_fixed = is_fixed
 
-    def write(self, part: Message, style: Style, head: Head) -> None:
+    def write(self, part: Message, style: Style, head: Head, *, is_ready: bool) -> None:
         """Append a part: its header section, and its body."""
         if self._is_fixed:
             self._note_lines(payload_of(part))
-        elif not _is_ready(part, head, self._seven_bit):
+        elif not is_ready:
             rewrite_payload(part, seven_bit=self._seven_bit)
             head = head_of(part, style)
             self._note_lines(payload_of(part))
@@ -116,7 +117,9 @@ class _Writer:
 
     def _write_part(self, part: Message, style: Style) -> None:
         _require_known(part)
-        self.write(part, style, head_of(part, style))
+        head = head_of(part, style)
+        is_ready = self._is_fixed or _is_ready(part, head, self._seven_bit)
+        self.write(part, style, head, is_ready=is_ready)
 
     def _note_lines(self, text: object) -> None:
         self.has_long_lines |= isinstance(text, str) and has_long_line(text)

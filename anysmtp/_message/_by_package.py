@@ -115,7 +115,7 @@ def is_signed(part: Message) -> bool:
 
 def has_signature(message: Message) -> bool:
     """Whether a message has a DKIM signature over all of its octets (RFC 6376)."""
-    return any(name.lower() == "dkim-signature" for name, _ in message.raw_items())
+    return "dkim-signature" in {name.lower() for name, _ in message.raw_items()}
 
 
 def _walk(part: Message, is_fixed: bool) -> Iterator[tuple[Message, bool]]:

@@ -40,22 +40,38 @@ class RawContent:
     Text is encoded as UTF-8; ValueError for lone surrogates, which have none.
     """
 
-    __slots__ = ("_data", "_end", "_is_clean", "has_long_lines", "is_8bit", "is_utf8", "size")
+    __slots__ = (
+        "_data",
+        "_end",
+        "_is_clean",
+        "_is_whole",
+        "has_long_lines",
+        "is_8bit",
+        "is_utf8",
+        "size",
+    )
 
     def __init__(self, message: bytes | bytearray | memoryview | str) -> None:
         data = octets_of(message)
-        if len(data) <= CHUNK:
+        self._is_whole = len(data) <= CHUNK
+        if self._is_whole:
             data = _with_final_crlf(with_crlf(data))
+            self._end, self._is_clean, self.size = b"", True, len(data)
+        else:
+            # A final line end that is missing goes out with the last chunk: no copy of it all.
+            self._end = b"" if data[-1:] in (b"\n", b"\r") else b"\r\n"
+            self._is_clean, length = _measure(data)
+            self.size = length + len(self._end)
         self._data = data
-        # A final line end that is missing goes out with the last chunk: no copy of it all.
-        self._end = b"" if data[-1:] in (b"", b"\n", b"\r") else b"\r\n"
-        self._is_clean, length = (True, len(data)) if len(data) <= CHUNK else _measure(data)
-        self.size = length + len(self._end)
         self.is_8bit = not data.isascii()
         self.is_utf8 = self.is_8bit and not self.header_section().isascii()
         self.has_long_lines = has_long_line_of_octets(data)
 
     def chunks(self) -> Iterator[bytes]:
+        if self._is_whole:
+            if self._data:
+                yield self._data
+            return
         end = len(self._data)
         for chunk in _slices(self._data):
             end -= len(chunk)
@@ -64,7 +80,13 @@ class RawContent:
 
     def header_section(self) -> bytes:
         """The header fields, with the blank line if there is one."""
-        return _with_final_crlf(with_crlf(header_section_of(self._data)))
+        header = header_section_of(self._data)
+        # In one piece it has its line ends already.
+        return header if self._is_whole else _with_final_crlf(with_crlf(header))
+
+    def whole(self) -> bytes | None:
+        """All of it, where that is one piece."""
+        return self._data if self._is_whole else None
 
 
 class WrittenContent:
@@ -95,6 +117,10 @@ class WrittenContent:
         self.is_8bit = not all(map(str.isascii, pieces))
         self.is_utf8 = self.is_8bit and not self.header_section().isascii()
 
+    def whole(self) -> bytes | None:
+        """All of it, where that is one piece."""
+        return self._small
+
     def chunks(self) -> Iterator[bytes]:
         return self._chunks() if self._small is None else iter((self._small,))
 
@@ -121,9 +147,8 @@ class WrittenContent:
             yield from _encoded_slices(piece)
 
 
-def message_id_of(raw: RawContent | bytes) -> str | None:
-    """The Message-ID in the header section of a message or of its first chunk."""
-    header = raw.header_section() if isinstance(raw, RawContent) else header_section_of(raw)
+def message_id_of(header: bytes) -> str | None:
+    """The Message-ID in a header section."""
     # To look for the name in any case is slow, so it is looked for in one.
     start = (b"\n" + header.lower()).find(b"\nmessage-id")
     found = _MESSAGE_ID.match(header, start) if start >= 0 else None

@@ -11,6 +11,13 @@ from __future__ import annotations
 END = b".\r\n"
 
 
+def stuffed(message: bytes) -> bytes:
+    """The whole of a message with dots stuffed."""
+    if b"\r\n." in message:
+        message = message.replace(b"\r\n.", b"\r\n..")
+    return b"." + message if message.startswith(b".") else message
+
+
 class DotStuffer:
     """Stuffs the chunks of one message, in their order."""
 

@@ -9,6 +9,7 @@ nothing is ever searched for secrets.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from .._grammar import CONTROLS, ESMTP_PARAMETER
 from . import _states
@@ -86,6 +87,12 @@ def mail(path: str, parameters: Iterable[str] = ()) -> Command:
 def rcpt(path: str, parameters: Iterable[str] = ()) -> Command:
     """RCPT with a forward-path as it stands between the angle brackets."""
     return Command(" ".join((f"RCPT TO:<{path}>", *parameters)))
+
+
+@lru_cache(maxsize=256)
+def plain_rcpt(path: str) -> Command:
+    """RCPT without parameters: the same recipients come again and again."""
+    return rcpt(path)
 
 
 def bdat(octets: int, *, is_last: bool) -> Command:

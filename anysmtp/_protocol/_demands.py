@@ -59,20 +59,18 @@ def mail_parameters(
     job: Job, content: Content | Stream, extensions: Extensions, *, is_tls_verified: bool
 ) -> tuple[list[str], bool]:
     """The parameters of MAIL; and whether the transaction uses SMTPUTF8."""
-    given = {option.partition("=")[0].upper() for option in job.mail_options}
+    given = _keywords(job.mail_options) if job.mail_options else ()
     parameters: list[str] = []
-    limit = extensions.size
-    if "SIZE" in extensions and "SIZE" not in given and content.size is not None:
-        parameters.append(f"SIZE={content.size}")
-    if limit is not None and content.size is not None and content.size > limit:
-        raise SMTPMessageTooLarge(
-            f"the message has {content.size} octets, the server takes {limit}"
-        )
+    size, limit = content.size, extensions.size
+    if extensions.takes_size and "SIZE" not in given and size is not None:
+        parameters.append(f"SIZE={size}")
+    if limit is not None and size is not None and size > limit:
+        raise SMTPMessageTooLarge(f"the message has {size} octets, the server takes {limit}")
     if content.is_8bit and not job.is_binary:
         _require_8bit(job, extensions)
         if "BODY" not in given:
             parameters.append("BODY=8BITMIME")
-    elif _may_be_8bit(job, content, extensions) and "BODY" not in given:
+    elif content.is_8bit is None and _may_be_8bit(job, extensions) and "BODY" not in given:
         parameters.append("BODY=8BITMIME")
     asks_for_utf8 = "SMTPUTF8" in given
     if (reason := _needs_utf8(job, content)) is not None:
@@ -137,9 +135,13 @@ def require_tls(*, is_tls_verified: bool) -> None:
         )
 
 
-def _may_be_8bit(job: Job, content: Content | Stream, extensions: Extensions) -> bool:
+def _keywords(options: Iterable[str]) -> set[str]:
+    return {option.partition("=")[0].upper() for option in options}
+
+
+def _may_be_8bit(job: Job, extensions: Extensions) -> bool:
     """Whether a message that nobody has read yet may have octets above 127."""
-    return content.is_8bit is None and extensions.eight_bit_mime and not job.is_binary
+    return extensions.eight_bit_mime and not job.is_binary
 
 
 def _require_8bit(job: Job, extensions: Extensions) -> None:

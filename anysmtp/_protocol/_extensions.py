@@ -47,12 +47,15 @@ class Extensions(Mapping[str, str]):
         "size",
         "smtputf8",
         "starttls",
+        "takes_size",
     )
 
     size: int | None
     """The largest message that the server takes, in octets; None: it does not say (RFC 1870).
 
     ``SIZE 0`` and ``SIZE`` alone declare no limit."""
+    takes_size: bool
+    """MAIL may say how large its message is (RFC 1870)."""
     auth: tuple[str, ...]
     """The SASL mechanisms, in the server's order and in upper case (RFC 4954)."""
     pipelining: bool
@@ -96,6 +99,7 @@ class Extensions(Mapping[str, str]):
             self._keywords[keyword] = parameters
         self.oddities = tuple(oddities)
         number = self.get("SIZE", "")
+        self.takes_size = "SIZE" in self
         self.size = int(number) or None if _SIZE.fullmatch(number) else None
         self.auth = tuple(self.get("AUTH", "").upper().split())
         self.pipelining = "PIPELINING" in self

@@ -38,12 +38,15 @@ class LMTPSession(Session):
         queue = self.awaited
         if self._owed > 1 and queue and queue[0].written:
             head = queue[0]
-            if head.command.row.name in _FINAL:
+            if head.command.row.name in _FINAL and not head.front:
                 return self._next_of_several(head)
         pair = super().next_reply()
         if pair is not None:
             self._count(pair)
         return pair
+
+    def settle(self) -> None:
+        """Reply by reply: each recipient that is accepted counts."""
 
     def _next_of_several(self, head: Awaited) -> Awaited | None:
         """The reply for one recipient; the last one's is the one that the queue waits for."""

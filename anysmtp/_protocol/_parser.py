@@ -42,7 +42,7 @@ _KNOWN = 64
 class ReplyParser:
     """Collects bytes and hands out replies; every size is bounded."""
 
-    __slots__ = ("_buffer", "_code", "_known", "_lines", "_position", "_size")
+    __slots__ = ("_buffer", "_code", "_known", "_lines", "_position", "_size", "_yes")
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -51,6 +51,7 @@ class ReplyParser:
         self._lines: list[str] = []
         self._size = 0
         self._known: dict[bytes, Reply] = {}
+        self._yes: set[bytes] = set()
 
     @property
     def is_empty(self) -> bool:
@@ -85,6 +86,32 @@ class ReplyParser:
         if len(self._buffer) - start >= MAX_LINE:
             raise SMTPProtocolError(_TOO_LONG)
         return None
+
+    def next_yes(self, count: int, success: int) -> Reply | None:
+        """So many replies at once, if all are there, of one line each, and say yes: the last one.
+
+        Its first digit is ``success`` then, and the others' is 2. None takes nothing.
+        """
+        if self._lines:
+            return None
+        lines = self._buffer[self._position :].split(b"\n", count)
+        if len(lines) <= count:
+            return None
+        rest, last = len(lines.pop()), lines.pop() + b"\n"
+        if not self._yes.issuperset(lines) and not all(map(self._is_yes, lines)):
+            return None
+        reply = self._known.get(last) or self._one_line(last)
+        if reply is None or reply.code // 100 != success:
+            return None
+        self._position = len(self._buffer) - rest
+        return reply
+
+    def _is_yes(self, line: bytes) -> bool:
+        """Whether a line, without its LF, is a whole reply that says yes."""
+        is_yes = line.startswith(b"2") and _ONE_LINE.fullmatch(line + b"\n") is not None
+        if is_yes and len(self._yes) < _KNOWN:
+            self._yes.add(line)
+        return is_yes
 
     def _one_line(self, line: bytes) -> Reply | None:
         """What most replies are."""

@@ -6,6 +6,11 @@ queue, and in the same step moves the phase, and hands the reply to whoever plan
 (its *sink*). So the session, and all that is known about a message, is at every moment what
 the octets that were read say, wherever the task that waits for them was stopped.
 
+The commands of a transaction's envelope are one entry in the queue, a *flight*. Nearly always the
+server says yes to all of it, and then `settle` takes it off as a whole, with one step for the phase
+and one word to the planner. Any other flight is taken apart, reply by reply; what comes of it is
+the same.
+
 A reply that nobody awaits is a breach, except 421, with which a server may end a session at
 any time (RFC 5321 section 3.8). So is a reply to the end of the data that says yes before
 the end was written; one that says no ends the transfer.
@@ -19,7 +24,7 @@ A broken session stays broken: `broken` says why, and nothing can be sent in it 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, TypeAlias
 
 from .._reply import Reply
@@ -36,9 +41,28 @@ _IN_THE_MIDDLE = ("body", "auth")
 
 
 class Awaited:
-    """A command that was sent, and its reply once that has come."""
+    """A command that was sent, with those in front of it in the same flight, and its reply."""
 
-    __slots__ = ("command", "octets", "owner", "reply", "sink", "written")
+    __slots__ = (
+        "command",
+        "front",
+        "mails",
+        "octets",
+        "owner",
+        "reached",
+        "reply",
+        "sink",
+        "start",
+        "take_yes",
+        "written",
+    )
+
+    start: _states.Phase
+    """The phase in which a flight is answered if all before it succeeds."""
+    reached: _states.Phase
+    """Where it leads if it succeeds too."""
+    mails: int
+    """How many of it are MAIL."""
 
     def __init__(
         self,
@@ -56,6 +80,21 @@ class Awaited:
         """What was written of a message with the command, which the reply acknowledges."""
         self.written = True
         """False while the message, whose end is the command, is still going out."""
+        self.front: deque[tuple[Command, Sink | None]] | None = None
+        """Those of the same flight whose replies come before."""
+        self.take_yes: Sink | None = None
+        """Told the last reply, instead of each sink each, where all say yes; None once some are
+        in, or where each must be looked at."""
+
+    @property
+    def next_command(self) -> Command:
+        """The command whose reply is next."""
+        return self.front[0][0] if self.front else self.command
+
+    @property
+    def count(self) -> int:
+        """How many replies there are to come."""
+        return 1 + len(self.front or ())
 
     @property
     def succeeded(self) -> bool:
@@ -84,6 +123,7 @@ class Session:
         "_parser",
         "_phase",
         "awaited",
+        "awaits",
         "blamed",
         "broken",
         "domains",
@@ -100,7 +140,9 @@ class Session:
     def __init__(self) -> None:
         self._parser = ReplyParser()
         self.awaited: deque[Awaited] = deque()
-        """The commands whose replies are owed by the server, in their order."""
+        """The commands whose replies are owed by the server, in their order, by flights."""
+        self.awaits = 0
+        """How many replies are owed by the server."""
         self._phase: _states.Phase = "connected"
         self._ahead: _states.Phase = "connected"  # once all that is awaited has succeeded
         self._mails = 0  # how many of those awaited are MAIL
@@ -139,11 +181,6 @@ class Session:
         return self.awaited[-1] if self.awaited else None
 
     @property
-    def awaits(self) -> int:
-        """How many replies are owed by the server."""
-        return len(self.awaited)
-
-    @property
     def may_be_followed_now(self) -> bool:
         """Whether another command may be sent before the last one's reply (RFC 2920)."""
         if not self.awaited:
@@ -158,8 +195,9 @@ class Session:
     @property
     def is_quiet(self) -> bool:
         """Whether the session is between two commands, with nothing owed by either side."""
-        is_in_the_middle = self.awaited or self._phase in _IN_THE_MIDDLE
-        return not is_in_the_middle and self._parser.is_empty
+        if self.awaited or self._phase in _IN_THE_MIDDLE:
+            return False
+        return self._parser.is_empty
 
     @property
     def can_be_followed(self) -> bool:
@@ -181,25 +219,48 @@ class Session:
 
         RuntimeError if the command cannot be sent now; then nothing has changed.
         """
-        queue, row = self.awaited, command.row
-        if queue:
-            if not queue[-1].command.row.may_be_followed:
-                raise RuntimeError(f"{command.verb} before the reply to {queue[-1].command.verb}")
-        else:
-            self._ahead = self._phase
-        if self.broken or self.goodbye:
-            raise RuntimeError(f"{command.verb} on a connection that is closed")
-        reached = _states.NEXT[self._ahead].get(row.name)
-        if reached is None:
-            raise RuntimeError(
-                f"{command.verb} is not possible now: the session is in {self._ahead!r}"
-            )
-        self._ahead = reached
-        if row.opens:
+        awaited = Awaited(command, sink, owner, octets)
+        self._ahead = self._reached_by(command.row, command.verb, self._start())
+        if command.row.opens:
             self._mails += 1
             self.may_have_transaction = True
-        awaited = Awaited(command, sink, owner, octets)
-        queue.append(awaited)
+        self.awaited.append(awaited)
+        self.awaits += 1
+        self.unanswered += octets
+        return awaited
+
+    def send_flight(
+        self,
+        flight: Sequence[tuple[Command, Sink | None]],
+        owner: object = None,
+        octets: int = 0,
+        take_yes: Sink | None = None,
+    ) -> Awaited:
+        """Queue several commands as one entry, whose reply is the last one's.
+
+        ``take_yes`` is told the last reply, and no sink any, where the server says yes to all.
+        RuntimeError as with `send`.
+        """
+        start = phase = self._start()
+        mails, last_row = 0, None
+        for command, _ in flight:
+            row = command.row
+            # Another RCPT leads nowhere else than the one before.
+            if row is not last_row:
+                phase = self._reached_by(row, command.verb, phase, last_row)
+                last_row = row
+            mails += row.opens
+        awaited = Awaited(*flight[-1], owner, octets)
+        awaited.front = deque(flight)
+        awaited.front.pop()
+        awaited.take_yes, awaited.mails = take_yes, mails
+        awaited.start, awaited.reached = start, phase
+        self._ahead = phase
+        if mails:
+            self._mails += mails
+            self.may_have_transaction = True
+        self.awaited.append(awaited)
+        self.awaits += len(flight)
         self.unanswered += octets
         return awaited
 
@@ -213,7 +274,10 @@ class Session:
 
         ``chunk`` is a BDAT that it follows. The caller sets ``written`` before it writes the end.
         """
+        start = self._start()
         awaited = self.send(chunk or _commands.END_OF_DATA, sink, owner)
+        awaited.take_yes = sink
+        awaited.start, awaited.reached, awaited.mails = start, self._ahead, 0
         awaited.written = False
         return awaited
 
@@ -242,7 +306,12 @@ class Session:
             if reply.code != 421:
                 raise SMTPProtocolError("a reply to no command", reply=reply)
             return None
-        awaited = queue.popleft()
+        awaited = queue[0]
+        if awaited.front:
+            awaited = _first_of(awaited)
+        else:
+            queue.popleft()
+        self.awaits -= 1
         self.unanswered -= awaited.octets
         row = awaited.command.row
         if row.opens:
@@ -256,9 +325,50 @@ class Session:
             awaited.sink(reply)
         return awaited
 
+    def settle(self) -> None:
+        """Take the flights off the front of the queue to which the server has said yes throughout.
+
+        What it said otherwise, or has yet to say, is left to `next_reply`.
+        """
+        queue = self.awaited
+        while queue and (take_yes := (flight := queue[0]).take_yes) is not None:
+            row, count = flight.command.row, flight.count
+            if self._phase != flight.start or self.out_of_step or not flight.written:
+                return
+            if (reply := self._parser.next_yes(count, row.success)) is None:
+                return
+            queue.popleft()
+            self.awaits -= count
+            self.unanswered -= flight.octets
+            self._mails -= flight.mails
+            self._phase = flight.reached
+            if row.ends:
+                self.may_have_transaction = self._mails > 0
+            flight.reply = reply
+            take_yes(reply)
+
     def encrypted(self) -> None:
         """TLS was put on: what was known from before is forgotten (RFC 3207 section 4.2)."""
         self.extensions = Extensions()
+
+    def _start(self) -> _states.Phase:
+        """The phase in which the next command is answered, as far as can be foreseen."""
+        return self._ahead if self.awaited else self._phase
+
+    def _reached_by(
+        self, row: _states.Row, verb: str, phase: _states.Phase, last: _states.Row | None = None
+    ) -> _states.Phase:
+        """Where a command leads if it succeeds. RuntimeError if it cannot be sent now."""
+        if last is None and self.awaited:
+            last = self.awaited[-1].command.row
+        if last is not None and not last.may_be_followed:
+            raise RuntimeError(f"{verb} before the reply to {last.name}")
+        if self.broken or self.goodbye:
+            raise RuntimeError(f"{verb} on a connection that is closed")
+        reached = _states.NEXT[phase].get(row.name)
+        if reached is None:
+            raise RuntimeError(f"{verb} is not possible now: the session is in {phase!r}")
+        return reached
 
     def _succeed(self, awaited: Awaited, row: _states.Row, reply: Reply) -> None:
         """Move the phase as a yes says."""
@@ -288,3 +398,11 @@ class Session:
         elif row.is_chunk and self._phase in ("rcpt", "chunks"):
             # Without a recipient the refusal is about that, and the chunk was read.
             self.out_of_step = reply.code in _states.READS_CHUNKS_AS_COMMANDS
+
+
+def _first_of(flight: Awaited) -> Awaited:
+    """The next command of a flight, on its own: the flight has been answered in part now."""
+    assert flight.front
+    flight.take_yes = None
+    command, sink = flight.front.popleft()
+    return Awaited(command, sink, flight.owner, 0)

@@ -90,6 +90,7 @@ class Transaction:
         "_epoch",
         "_finals",
         "_is_handed_over",
+        "_is_whole",
         "_job",
         "_ledger",
         "_login_is_missing",
@@ -109,6 +110,7 @@ class Transaction:
         "is_eager",
         "is_stale",
         "is_utf8",
+        "take_yes",
         "wears_out",
     )
 
@@ -134,8 +136,7 @@ class Transaction:
             job, content, extensions, is_tls_verified=is_tls_verified
         )
         self._recipients, self._rest = _one_transaction(job, extensions.limits, domains)
-        sender = "" if job.sender is None else self._path(job.sender)
-        self._mail = _commands.mail(sender, parameters)
+        self._mail = _commands.mail(self._path(job.sender), parameters)
         self._pipelining = pipelining != "off" and extensions.pipelining
         self._data_rides = self._pipelining and not job.require_all and refused_in_a_row < PATIENCE
         self.is_eager = (
@@ -160,6 +161,9 @@ class Transaction:
         # RFC 4954 section 6. Where STARTTLS is on offer, 530 asks for that (RFC 3207 section 4).
         self._login_is_missing = {535} if extensions.starttls else {530, 535}
         self._plan = self._planned(reset_first)
+        self._is_whole = self._pipelining and len(self._plan) <= MAX_FLIGHT
+        self.take_yes: Sink | None = None
+        """What the last of the replies to the flight means, if all of them say yes."""
         self._rcpts: Iterator[Mailbox] = iter(self._recipients)
         self._taken: list[str] = []
         self._too_many: list[str] = []
@@ -176,16 +180,24 @@ class Transaction:
     def flight(self) -> list[tuple[Command, Sink]]:
         """The commands to write now; empty when the envelope is settled."""
         plan = self._plan
+        self.take_yes = None
+        if self._is_whole:
+            return self._whole_flight()
         flight: list[tuple[Command, Sink]] = []
-        if self.is_eager:
-            flight.extend(plan)
-            plan.clear()
-            return flight
         limit = MAX_FLIGHT if self._pipelining else 1
         while self._refusal is None and plan and len(flight) < limit:
             if plan[0][0] is _commands.DATA and not self._data_may_go(riding=bool(flight)):
                 break
             flight.append(plan.popleft())
+        return flight
+
+    def _whole_flight(self) -> list[tuple[Command, Sink]]:
+        """The first one, with every recipient."""
+        self._is_whole = False
+        self.take_yes = self._take_yes
+        behind = [] if self.is_chunked or self._data_rides else [self._plan.pop()]
+        flight = list(self._plan)
+        self._plan = deque(behind)
         return flight
 
     @property
@@ -247,8 +259,8 @@ class Transaction:
         if reset_first:
             plan.append((_commands.RSET, self._take_rset))
         plan.append((self._mail, self._take_mail))
-        for recipient in self._recipients:
-            plan.append((self._rcpt(recipient), self._take_rcpt))
+        take_rcpt = self._take_rcpt
+        plan.extend([(self._rcpt(recipient), take_rcpt) for recipient in self._recipients])
         if not self.is_chunked:
             plan.append((_commands.DATA, self._take_data))
         elif self.is_eager and self.chunk is not None:
@@ -256,12 +268,15 @@ class Transaction:
         return plan
 
     def _rcpt(self, recipient: Mailbox) -> Command:
-        return _commands.rcpt(self._path(recipient), rcpt_parameters(self._job, recipient))
+        path = self._path(recipient)
+        if not recipient.parameters and not self._job.rcpt_options:
+            return _commands.plain_rcpt(path)
+        return _commands.rcpt(path, rcpt_parameters(self._job, recipient))
 
-    def _path(self, mailbox: Mailbox) -> str:
-        if self.is_utf8 or mailbox.ascii is None:
-            return mailbox.utf8
-        return mailbox.ascii
+    def _path(self, mailbox: Mailbox | None) -> str:
+        if mailbox is None:
+            return ""
+        return mailbox.utf8 if self.is_utf8 else mailbox.ascii or mailbox.utf8
 
     def _data_may_go(self, *, riding: bool) -> bool:
         """Whether DATA may be written: behind the envelope, or when its replies are all there."""
@@ -307,6 +322,15 @@ class Transaction:
             self._hang_up(reply, self._rcpt(mailbox).shown)
         elif _is_too_many(reply) and self._taken:
             self._too_many.append(mailbox.given)
+
+    def _take_yes(self, reply: Reply) -> None:
+        """The server has said yes to MAIL and to each RCPT, and this to what came behind them."""
+        self._server_has_recipients = True
+        self._taken += [recipient.given for recipient in self._recipients]
+        if reply.is_intermediate:
+            self._data = reply
+        elif self.is_eager:
+            self._take_chunk(reply)
 
     def _take_data(self, reply: Reply) -> None:
         self._data = reply
@@ -393,6 +417,8 @@ def _one_transaction(
     RCPTMAX counts recipients in a transaction, RCPTDOMAINMAX their domains in the whole session.
     SMTPNotSupported where it must have them all.
     """
+    if not limits:
+        return job.recipients, ()
     count, most_domains = limits.get("RCPTMAX"), limits.get("RCPTDOMAINMAX")
     if count is None and (most_domains is None or domains is None):
         return job.recipients, ()

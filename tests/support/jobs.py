@@ -20,6 +20,9 @@ class Octets:
     def chunks(self) -> Iterator[bytes]:
         raise AssertionError("nobody reads the message")
 
+    def whole(self) -> None:
+        """Nobody reads it in one piece either."""
+
 
 def mailbox(address: str) -> Mailbox:
     return Mailbox(address, address, address if address.isascii() else None)

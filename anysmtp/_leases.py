@@ -142,6 +142,9 @@ class Leases:
         except BaseException:
             await self._let_go(claim, turn)
             raise
+        finally:
+            # It holds the claim, which holds the turn.
+            turn.on_boarding = None
 
     def again_after(
         self,

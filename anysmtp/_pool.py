@@ -279,7 +279,7 @@ class Pool(Generic[C]):
         slot = claim.slot
         assert slot is not None
         self._granted.remove(claim)
-        claim.slot = None
+        claim.slot = claim.ticket = None
         slot.users -= 1
         if not slot.users:
             if keep:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
@@ -18,8 +20,9 @@ from anysmtp import (
 )
 from anysmtp.testing import DEAF, DROP, STALL, Act, ScriptedServer
 from support.bench import LARGE, RECIPIENTS, message
-from support.clients import RAW, SENDER, Script, connection_to, deliver, on_memory
+from support.clients import RAW, SENDER, Script, connection_to, deliver, on_memory, on_tcp
 from support.leaks import no_leaks
+from support.tls import Certificates
 from support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -443,3 +446,25 @@ async def test_a_421_in_the_envelope_of_a_fresh_connection_is_reported(point: st
     assert delivery.outcome in ("not_sent", "refused")
     assert delivery.may_retry
     assert not server.received
+
+
+async def test_from_nothing_to_a_message_accepted_it_takes_the_flights_that_the_rfcs_want(
+    certificates: Certificates,
+) -> None:
+    server = ScriptedServer(
+        keywords=[*PIPELINING, "AUTH PLAIN"], starttls=certificates.server, users={"u": "p"}
+    )
+    login = b"AUTH PLAIN " + b64encode(b"\0u\0p") + b"\r\n"
+    async with server:
+        client = await on_tcp(
+            server,
+            tls="starttls",
+            tls_context=certificates.client,
+            username="u",
+            password="p",
+            local_hostname="[127.0.0.1]",
+        )
+        async with client as smtp:
+            await deliver(smtp)
+    flights = [HELLO, b"STARTTLS\r\n", HELLO, login, ENVELOPE + b"DATA\r\n", BODY, QUIT]
+    assert server.connection.writes == flights

@@ -101,7 +101,8 @@ RawMessage: TypeAlias = (
     Octets | str | PathLike[str] | BinaryIO | Iterable[Octets] | AsyncIterable[Octets]
 )
 """A message as it is: header section, blank line, body. A str is text, sent as UTF-8; a file is
-open in binary mode, or named by a `pathlib.Path` or an `anyio.Path`; iterables yield octets."""
+open in binary mode, also by `anyio.open_file`, or named by a `pathlib.Path` or an `anyio.Path`;
+iterables yield octets. One without an octet is a ValueError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +158,10 @@ class Stream:
     is_utf8: bool
     """Whether it is known that the header section needs SMTPUTF8."""
 
-    @property
-    def is_one_shot(self) -> bool:
-        """Whether it can be read once only."""
-        raise NotImplementedError
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether it was."""
-        raise NotImplementedError
+    is_one_shot: bool
+    """Whether it can be read once only."""
+    is_spent: bool
+    """Whether it was, and cannot be read again."""
 
 
 @dataclass(slots=True)

@@ -97,7 +97,11 @@ _SEND_OPTIONS = frozenset(SendOptions.__annotations__)
 _NO_ENVELOPE = Envelope()
 
 # What stands in place of options that the methods of other libraries have.
-_INSTEAD = {"timeout": "a cancel scope around the call, such as anyio.fail_after()"}
+_INSTEAD = {
+    "timeout": "a cancel scope around the call, such as anyio.fail_after()",
+    **dict.fromkeys(("from_addr", "from_address"), "sender"),
+    **dict.fromkeys(("to", "cc", "bcc", "to_addr", "to_addrs", "to_addresses"), "recipients"),
+}
 
 
 def no_such_option(unknown: set[str], options: type, instead: Mapping[str, str]) -> TypeError:

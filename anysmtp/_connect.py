@@ -241,4 +241,15 @@ def text_of(error: BaseException) -> str:
     cause = error.__cause__
     first = next(iter(getattr(cause, "exceptions", ())), cause)
     reason = first if isinstance(first, OSError) else error
-    return str(reason) or type(reason).__name__
+    return _in_words_of_the_system(reason) + (str(reason) or type(reason).__name__)
+
+
+def _in_words_of_the_system(error: BaseException) -> str:
+    """What is to stand in front of the text of an error, which says only that, and not why.
+
+    asyncio has "Connect call failed" for whatever it was that the system said.
+    """
+    if not isinstance(error, OSError) or isinstance(error, (ssl.SSLError, socket.gaierror)):
+        return ""  # Their numbers are not the system's.
+    said = os.strerror(error.errno) if error.errno else ""
+    return f"{said}: " if said and said not in str(error) else ""

@@ -70,6 +70,9 @@ _HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*\.?")
 def checked_hostname(hostname: Any) -> str:
     if not isinstance(hostname, str):
         raise TypeError(f"hostname is a str, not {type(hostname).__name__}")
+    if "://" in hostname:
+        # It is not repeated: there may be a password in it.
+        raise ValueError("hostname is a name or an address, and not a URL: from_url() takes one")
     bare = hostname[1:-1] if hostname[:1] == "[" and hostname[-1:] == "]" else hostname
     if _HOST.fullmatch(bare) and len(bare) <= _MAX_HOST:
         return bare

@@ -156,6 +156,9 @@ class Options(TypedDict, total=False):
 
 # What stands in place of options that other libraries have.
 _INSTEAD = {
+    "timeouts": "timeout",
+    "max_connections": "limits=Limits(max_connections=...)",
+    "rate": "limits=Limits(rate=...)",
     "use_tls": "tls='implicit'",
     "start_tls": "tls='starttls', 'auto' or 'off'",
     "validate_certs": "tls_context=create_tls_context(validate_certs=...)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import socket
 import ssl
 import threading
@@ -143,6 +144,7 @@ async def test_nothing_listening_is_a_connect_error_that_says_so() -> None:
                 SMTPConnectError, match=rf"\[Errno {errno.ECONNREFUSED}\]"
             ) as caught:
                 await deliver(smtp)
+    assert str(caught.value).count(os.strerror(errno.ECONNREFUSED)) == 1
     assert isinstance(caught.value, ConnectionError)
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.server == f"127.0.0.1:{port}"

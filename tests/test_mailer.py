@@ -193,6 +193,7 @@ WRONG_MESSAGES: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "malformed": (email(), {"sender": "a b@x.test"}, ValueError, "is not one address"),
     "unknown option": (email(), {"dns": None}, TypeError, "no option of this name: dns; there"),
     "timeout": (email(), {"timeout": 5}, TypeError, "timeout .instead: a cancel scope around"),
+    "of smtplib": (email(), {"to_addrs": "b@x.test"}, TypeError, "to_addrs .instead: recipients"),
     "options as str": (email(), {"mail_options": "RET=HDRS"}, TypeError, "several strings"),
     "no option": (email(), {"rcpt_options": ["NOTIFY NEVER"]}, ValueError, "no parameter of MAIL"),
     "contradiction": (

@@ -174,7 +174,8 @@ class Journal:
             raise JournalError(f"{self.path} is a journal of version {version}, not {_VERSION}")
         [(identity,)] = self._execute("SELECT identity FROM journal")
         if identity != self._identity:
-            raise JournalError(f"{self.path} is the journal of something else: {_told(identity)}")
+            differences = _differences(json.loads(identity), json.loads(self._identity))
+            raise JournalError(f"{self.path} is the journal of something else: {differences}")
 
     def _create(self) -> None:
         for statement in _TABLES:
@@ -218,7 +219,16 @@ def _reply(code: int, text: bytes) -> Reply:
     return Reply(code, text.decode("utf-8", "surrogateescape"))
 
 
-def _told(identity: str) -> str:
-    """What a journal is of, for people."""
-    values: dict[str, Any] = json.loads(identity)
-    return ", ".join(f"{name} {value}" for name, value in values.items() if value)
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """In what a journal is not of this source, for people."""
+    return "; ".join(
+        f"{name} was {_told(there.get(name))}, and is {_told(here.get(name))}"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    )
+
+
+def _told(value: str | list[str] | None) -> str:
+    if value is None or value == []:
+        return "not given"
+    return value or "empty" if isinstance(value, str) else ", ".join(value)

@@ -36,7 +36,9 @@ def _host_and_port(
     port = None if found is None or found["port"] is None else int(found["port"])
     if found is None or port not in (None, *range(1, 65536)):
         # It is not repeated: a URL can have a password in it.
-        raise click.BadParameter("HOST or HOST:PORT, for IPv6 [ADDRESS]:PORT", context, parameter)
+        raise click.BadParameter(
+            "HOST or HOST:PORT and no URL, for IPv6 [ADDRESS]:PORT", context, parameter
+        )
     return found["literal"] or found["name"], port
 
 

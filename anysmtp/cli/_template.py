@@ -96,8 +96,8 @@ class Template:
             for text in (*(header.text for header in self._headers), *texts)
             for name in _FIELD.findall(text)
         }
+        self._check_columns(used)
         self._used = tuple(sorted(used | {column}))
-        self._check_columns()
 
     @property
     def identity(self) -> dict[str, str]:
@@ -148,12 +148,15 @@ class Template:
         values = [row.get(column) for column in self._used]
         return digest_of((self._source, json.dumps(values).encode()))
 
-    def _check_columns(self) -> None:
-        if unknown := [name for name in self._used if name not in self._rows.columns]:
+    def _check_columns(self, used: set[str]) -> None:
+        there = f"{self._rows.path}, which has {', '.join(self._rows.columns)}"
+        if self._column not in self._rows.columns:
             raise click.UsageError(
-                f"no column of {self._rows.path} is named {', '.join(map(repr, unknown))}: there "
-                f"are {', '.join(self._rows.columns)}; --column names the recipients'"
+                f"no column {self._column!r} with the recipients in {there}: --column names it"
             )
+        if unknown := sorted(used.difference(self._rows.columns)):
+            fields = ", ".join("{{" + name + "}}" for name in unknown)
+            raise click.UsageError(f"no column for {fields} of {self._path} in {there}")
 
 
 def _is_about_content(name: str) -> bool:

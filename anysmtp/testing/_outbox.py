@@ -90,8 +90,11 @@ class Outbox(BaseMailer, Sequence[Sent]):
     def refuse(self, address: str, reply: Reply | str = "550 5.1.1 no such user") -> None:
         """Refuse this recipient from now on; ``"250 OK"`` takes that back.
 
-        The address is as it stands in a command, in any case. ValueError for what is no reply.
+        The address is as it stands in a command, in any case. ValueError or TypeError for what is
+        no reply.
         """
+        if not isinstance(reply, (Reply, str)):
+            raise TypeError(f"a reply is a Reply or a str, not {reply!r}")
         self._refused[address.lower()] = reply_of(reply) if isinstance(reply, str) else reply
 
     def fail_next(self, error: SMTPException, times: int = 1) -> None:

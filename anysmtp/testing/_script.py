@@ -81,9 +81,12 @@ class Script:
         answer = self._look_up(line)
         if answer is None:
             return Act()
+        if not isinstance(answer, (str, bytes, Act)):
+            raise TypeError(f"an answer of a script is a str, bytes or an Act, not {answer!r}")
         return answer if isinstance(answer, Act) else Act(answer)
 
-    def _look_up(self, line: str) -> Answer | None:
+    def _look_up(self, line: str) -> object:
+        """What stands in the script, whatever it is."""
         if self._rule is not None:
             return self._rule(line)
         points = [point for point in self.table if line.upper().startswith(point.upper())]
@@ -91,7 +94,7 @@ class Script:
             return None
         point = max(points, key=len)
         answer = self.table[point]
-        if isinstance(answer, (str, bytes, Act)):
+        if isinstance(answer, (str, bytes, Act)) or not isinstance(answer, Sequence):
             return answer
         self._met[point] += 1
         times = self._met[point]

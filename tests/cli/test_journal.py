@@ -90,7 +90,7 @@ def test_it_is_of_one_source(path: Path) -> None:
         pass
     other = {"kind": "mbox", "path": "/letters", "from": None}
     with (
-        pytest.raises(JournalError, match=r"of something else: kind folder, path /letters$"),
+        pytest.raises(JournalError, match=r"of something else: kind was folder, and is mbox$"),
         Journal(path, other),
     ):
         pass

@@ -191,8 +191,12 @@ def test_date_and_message_id_are_not_those_of_the_template() -> None:
 @pytest.mark.parametrize(
     ("page", "rows", "said"),
     [
-        ("{{nam}}", "email\n", "no column of rows.csv is named 'nam'"),
-        ("", "mail\n", "no column of rows.csv is named 'email': there are mail"),
+        ("{{nam}}", "email\n", "no column for {{nam}} of page in rows.csv, which has email"),
+        (
+            "{{email}}",
+            "mail\n",
+            "no column 'email' with the recipients in rows.csv, which has mail",
+        ),
         ("", "", "the first row of rows.csv has the names"),
         ("", "email,email\n", "each another one, and not 'email, email'"),
         ("", b"email\n\xff\n", "rows.csv cannot be read as CSV in UTF-8"),

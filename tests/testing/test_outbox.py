@@ -246,6 +246,12 @@ def test_what_is_no_reply_is_a_value_error(reply: str) -> None:
         Outbox().refuse(A, reply)
 
 
+@pytest.mark.parametrize("reply", [550, None, b"550 no"])
+def test_what_is_not_even_text_is_a_type_error(reply: Any) -> None:
+    with pytest.raises(TypeError, match="a reply is a Reply or a str, not "):
+        Outbox().refuse(A, reply)
+
+
 async def test_an_address_is_refused_in_any_case_by_a_value_too() -> None:
     outbox = Outbox()
     outbox.refuse("Bob@X.test", NEVER)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -167,3 +167,9 @@ async def test_its_own_crash_is_raised() -> None:
 
     with pytest.raises(RuntimeError, match="no answer"):
         await fail_inside(ScriptedServer(script=rule))
+
+
+@pytest.mark.parametrize("answer", [220, [220]])
+async def test_a_script_with_something_else_than_answers_is_told(answer: Any) -> None:
+    with pytest.raises(TypeError, match="an answer of a script is a str, bytes or an Act, not "):
+        await fail_inside(ScriptedServer(script={"GREETING": answer}))

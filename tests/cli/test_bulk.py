@@ -362,9 +362,6 @@ def test_an_mbox_is_known_by_its_message_ids(sink: Sink, tmp_path: Path) -> None
     assert "message 3: was accepted, and edited since" in ran.errors
 
 
-# Wrong use.
-
-
 def test_wrong_use_is_told_before_there_is_a_journal(
     sink: Sink, letters: Path, tmp_path: Path
 ) -> None:
@@ -378,6 +375,7 @@ def test_wrong_use_is_told_before_there_is_a_journal(
         ((letters, "--from", "nonsense@"), "nonsense@"),
         ((letters, "--to", "nonsense@"), "nonsense@"),
         ((letters, "--journal", tmp_path / "no" / "where"), "unable to open"),
+        ((Path("/"),), "nothing can stand beside /: --journal says where it is"),
     ):
         ran = bulk(sink, *arguments)
         assert ran.code == Exit.USAGE, arguments

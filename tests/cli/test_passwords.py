@@ -168,9 +168,6 @@ def test_a_password_file_without_one_is_a_wrong_call(
     assert SECRET not in ran.errors
 
 
-# ---- never an argument, and nowhere to be read
-
-
 def test_no_option_takes_a_password() -> None:
     options = {
         option

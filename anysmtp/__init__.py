@@ -170,7 +170,7 @@ _PLACES = {
 _PLACE_OF = {name: module for module, names in _PLACES.items() for name in names}
 
 
-if not TYPE_CHECKING:
+if not TYPE_CHECKING:  # pragma: no branch - what does not come here does not run
     # A type checker that saw this would take any name for one of ours.
     def __getattr__(name: str) -> object:
         if name in _PLACE_OF:

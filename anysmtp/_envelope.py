@@ -8,6 +8,7 @@ nothing is checked again; a `Receipt` says that it was sent.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -145,7 +146,7 @@ class Content(Protocol):
         ...
 
 
-class Stream:
+class Stream(ABC):
     """A message of which nothing is in memory."""
 
     __slots__ = ()
@@ -158,14 +159,14 @@ class Stream:
     """Whether it is known that the header section needs SMTPUTF8."""
 
     @property
+    @abstractmethod
     def is_one_shot(self) -> bool:
         """Whether it can be read once only."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def is_spent(self) -> bool:
         """Whether it was."""
-        raise NotImplementedError
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import anyio
@@ -71,8 +71,13 @@ class Again:
     """Whether it gets a fresh connection, and no other one after that."""
     turned_away: int = 0
     """How often the server said to it that there are too many connections."""
+    believed: int = 0
+    """How often that lowered their number."""
     has_begun: bool = False
     """Whether it had its turn by the rate, on a connection that was gone by then."""
+
+
+_FIRST = Again("")
 
 
 class Leases:
@@ -137,6 +142,9 @@ class Leases:
         except BaseException:
             await self._let_go(claim, turn)
             raise
+        finally:
+            # It holds the claim, which holds the turn.
+            turn.on_boarding = None
 
     def again_after(
         self,
@@ -152,23 +160,39 @@ class Leases:
         """
         channel = claim.connection
         assert channel is not None
-        if (before is not None and before.is_last) or not sending.can_be_repeated:
+        before = before or _FIRST
+        if before.is_last or not sending.can_be_repeated:
             return None
-        turned_away = 0 if before is None else before.turned_away
         if isinstance(error, WornOut):
-            return Again("the connection takes no other message", turned_away=turned_away)
-        if turned_away < _PATIENCE and self.pool.size > 1 and _is_too_many_connections(error):
-            # It may be the message that the server means: one is believed no more than once.
-            if not turned_away:
-                self.pool.lower(self.pool.size - 1, anyio.current_time())
-            channel.is_stale = True
-            return Again("the server wants fewer connections", turned_away=turned_away + 1)
+            return replace(before, reason="the connection takes no other message")
+        if before.turned_away < _PATIENCE and self._is_too_many(error):
+            return self._turned_away(channel, before)
         is_gone = isinstance(error, SMTPServerDisconnected)
         is_old = claim.was_used or turn.has_boarded or channel.has_rested
         if is_old and (is_gone or sending.is_stale):
             reason = "the connection was worn out, taking a new one"
             return Again(reason, is_last=True, has_begun=is_gone and error.reply is None)
         return None
+
+    def _is_too_many(self, error: SMTPException) -> bool:
+        """Whether the server wants fewer connections than there are, or were a moment ago."""
+        return (self.pool.size > 1 or self.pool.is_lowered) and _is_too_many_connections(error)
+
+    def _turned_away(self, channel: Channel, before: Again) -> Again:
+        """The server means the connection that a message was on: the others have to do.
+
+        Or it means the message. That is believed once; and again if others are told the same, for
+        where many ask for the last place it may be the same one who does not get it each time.
+        """
+        channel.is_stale = True
+        believed = before.believed
+        if not believed or self.pool.refusals > believed:
+            believed += 1
+            # Those that are refused together count together, also one that is still in use.
+            stale = sum(connection.is_stale for connection in self.pool.connections())
+            self.pool.lower(self.pool.size - stale, anyio.current_time())
+        reason = "the server wants fewer connections"
+        return Again(reason, turned_away=before.turned_away + 1, believed=believed)
 
     def pace_of(self, again: Again | None) -> Pace | None:
         """What a message has to wait for before it begins."""

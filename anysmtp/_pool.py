@@ -113,6 +113,8 @@ class Pool(Generic[C]):
         self.capacity = capacity
         self.allowed = capacity
         """How many connections the server is asked for at present."""
+        self.refusals = 0
+        """How often it was lowered since it was the capacity."""
         self.opens_one_first = opens_one_first
         """Whether only one is opened at a time, because it is not known that a login works."""
         self._keepalive = keepalive
@@ -246,6 +248,7 @@ class Pool(Generic[C]):
 
     def lower(self, allowed: int, now: float) -> None:
         """The server has said that there are too many connections."""
+        self.refusals = self.refusals + 1 if self.is_lowered else 1
         self.allowed = max(1, min(allowed, self.allowed))
         self._taken = 0
         # Those that were opened together are refused together: that is one refusal.
@@ -276,7 +279,7 @@ class Pool(Generic[C]):
         slot = claim.slot
         assert slot is not None
         self._granted.remove(claim)
-        claim.slot = None
+        claim.slot = claim.ticket = None
         slot.users -= 1
         if not slot.users:
             if keep:

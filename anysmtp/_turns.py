@@ -160,6 +160,7 @@ class Turns:
         else:
             assert turn.on_boarding is not None
             turn.on_boarding()
+        turn.on_boarding = None
         turn.wake()
 
 

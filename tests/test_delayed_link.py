@@ -33,6 +33,8 @@ ROUND_TRIP = 2 * DELAY
 COUNT = 100
 # Greeting, EHLO and QUIT.
 AROUND = 3
+# Round trips' time in which a busy machine may do something else: two seconds.
+BUSY = 2 / ROUND_TRIP
 
 
 async def as_a_stream(smtp: SMTP, count: int) -> None:
@@ -133,6 +135,7 @@ async def test_on_sockets_the_server_is_asked_as_seldom(
     assert len(server.messages) == count
     turns = len(server.connection.writes) + 1
     assert turns <= most * count
-    # Each turn is a round trip; what else it takes is the machine's.
-    assert trips >= turns - 1
+    # Each turn is a round trip; what else it takes is the machine's. To wait 40 ms at each, as for
+    # two small writes in a row, would be 0.8 more.
+    assert turns - 1 <= trips <= 1.4 * turns + BUSY
     tally(f"messages in {trips / count:.2f} round trips each ({anyio_backend_name})", count)

@@ -415,6 +415,18 @@ def test_lowering_leaves_one() -> None:
     assert pool.allowed == 1
 
 
+def test_refusals_are_counted_until_all_connections_are_allowed_again() -> None:
+    pool = Pool[str](2)
+    assert pool.refusals == 0
+    pool.lower(1, 0)
+    pool.lower(1, 0)
+    assert pool.refusals == 2
+    pool.took_message(FIRST_PAUSE)
+    assert not pool.is_lowered
+    pool.lower(1, FIRST_PAUSE)
+    assert pool.refusals == 1
+
+
 def test_what_is_open_above_what_is_allowed_is_not_replaced() -> None:
     pool = Pool[str](3)
     claims = [open_one(pool, holder) for holder in "abc"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import TaskGroup
+from anyio.abc import ByteStream, TaskGroup
 
 from anysmtp import (
     Delivery,
@@ -401,6 +401,44 @@ async def test_a_client_takes_another_connection_for_those_behind_such_a_passeng
         assert third.has_its_reply
         judge(server, [first, second, third])
     assert len(server.connections) == 2
+
+
+class SlowToReturn(Wrapped):
+    """A write that takes an envelope along returns some time after its octets have left."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        super().__init__(stream)
+        self.may_return = anyio.Event()
+        self.writing = 0
+
+    async def send(self, item: bytes) -> None:
+        self.writing += 1
+        assert self.writing == 1, "two writes at once"
+        await super().send(item)
+        if b".\r\nRSET" in item:
+            await self.may_return.wait()
+        self.writing -= 1
+
+
+async def test_a_passenger_writes_no_more_before_the_write_that_took_it_along_has_returned() -> (
+    None
+):
+    hold = anyio.Event()
+    async with serving({"DATA": [Act(late=hold)]}) as server:
+        stream = SlowToReturn(await server.connect())
+        conn = SMTPConnection(stream, "mail.example.test")
+        async with conn, Group() as group:
+            await conn.ehlo()
+            first, second = await start(group, conn, "1", "2")
+            hold.set()
+            await anyio.wait_all_tasks_blocked()
+            # The server has said yes to the second envelope, and has no message behind it yet.
+            assert server.connection.verbs.count("DATA") == 2
+            assert len(server.messages) == 1
+            stream.may_return.set()
+        assert first.has_its_reply
+        assert second.has_its_reply
+        judge(server, [first, second])
 
 
 # Those who go away

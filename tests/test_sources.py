@@ -279,6 +279,21 @@ async def test_with_bdat_it_is_reset_and_the_connection_goes_on(
 
 
 @each_breaking
+async def test_by_hand_it_is_the_callers_and_ends_the_connection(
+    source: Callable[[bytes], Any],
+) -> None:
+    async with ScriptedServer() as server, await connection_to(server) as conn:
+        await conn.ehlo()
+        await conn.mail(SENDER)
+        await conn.rcpt(RECIPIENTS[0])
+        with pytest.raises(Broken) as caught:
+            await conn.data(source(LONG))
+        assert caught.value.__context__ is None
+        assert conn.is_closed
+    assert server.messages == []
+
+
+@each_breaking
 async def test_in_a_stream_of_mails_it_is_the_deliverys(source: Callable[[bytes], Any]) -> None:
     mails = [Mail(source(LONG), ENVELOPE, key=1), Mail(SHORT, ENVELOPE, key=2)]
     async with (

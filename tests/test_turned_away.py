@@ -11,7 +11,15 @@ from typing import Any
 import anyio
 import pytest
 
-from anysmtp import Limits, Mail, Retry, SMTPConnectError, SMTPSenderRefused, SMTPTLSError
+from anysmtp import (
+    SMTP,
+    Limits,
+    Mail,
+    Retry,
+    SMTPConnectError,
+    SMTPSenderRefused,
+    SMTPTLSError,
+)
 from anysmtp.testing import Act, Answer, ScriptedServer
 from support.clients import deliver, on_memory
 from support.leaks import no_leaks
@@ -124,6 +132,74 @@ async def test_while_a_connection_that_could_not_be_had_is_paused_for_others_are
 # Said in reply to MAIL
 
 
+REFUSED = "450 4.7.1 Error: too many connections from 127.0.0.1"
+
+
+def open_on(server: ScriptedServer) -> int:
+    return sum(record.end is None for record in server.connections)
+
+
+def count_of(server: ScriptedServer, command: bytes) -> int:
+    return sum(line.startswith(command) for line in server.commands)
+
+
+async def warm_up(smtp: SMTP, count: int) -> None:
+    """Open so many connections; each message takes a while."""
+    async with anyio.create_task_group() as group:
+        for _ in range(count):
+            group.start_soon(deliver, smtp)
+    assert smtp.statistics().idle_connections == count
+
+
+async def test_of_those_that_are_refused_together_none_is_lost() -> None:
+    """Also not the last one, who is alone when it is told."""
+    is_crowded = False
+
+    def answer(line: str) -> Answer | None:
+        if not line.startswith("MAIL"):
+            return None
+        return Act(REFUSED if is_crowded and open_on(server) > 1 else None, late=1)
+
+    server = ScriptedServer(script=answer)
+    async with no_leaks(), server, on_memory(server, limits=Limits(max_connections=3)) as smtp:
+        await warm_up(smtp, 3)
+        is_crowded = True
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(deliver, smtp)
+        assert smtp.statistics().allowed_connections == 1
+    assert len(server.messages) == 6
+    assert count_of(server, b"MAIL") == 3 + 2 * 3
+
+
+async def test_who_is_turned_away_each_time_is_believed_where_others_are_turned_away_too() -> None:
+    """Where one more asks than there is room for, it may always be the same one."""
+    others = iter([REFUSED])
+
+    def answer(line: str) -> Answer | None:
+        if line.startswith("MAIL FROM:<unlucky@"):
+            return REFUSED if open_on(server) > 2 else None
+        if line.startswith("MAIL") and len(server.messages) >= 6:
+            return next(others, None)
+        return Act(late=1) if line == "." else None
+
+    async def keep_busy() -> None:
+        for _ in range(6):
+            await deliver(smtp)
+
+    server = ScriptedServer(script=answer)
+    async with no_leaks(), server, on_memory(server, limits=Limits(max_connections=6)) as smtp:
+        await warm_up(smtp, 6)
+        async with anyio.create_task_group() as group:
+            for _ in range(9):
+                group.start_soon(keep_busy)
+            await anyio.sleep(0.5)
+            await smtp.sendmail("unlucky@x.test", "b@x.test", b"")
+            assert smtp.statistics().allowed_connections == 2
+    assert count_of(server, b"MAIL FROM:<unlucky@") == 4
+    assert len(server.messages) == 6 + 9 * 6 + 1
+
+
 @pytest.mark.parametrize(
     "reply",
     [
@@ -143,7 +219,7 @@ async def test_what_only_speaks_of_a_connection_does_not_mean_that_there_are_too
         with pytest.raises(SMTPSenderRefused):
             await smtp.sendmail("bad@x.test", "b@x.test", b"")
         assert smtp.statistics().allowed_connections == 2
-    assert sum(command.startswith(b"MAIL") for command in server.commands) == 1
+    assert count_of(server, b"MAIL") == 1
 
 
 @pytest.mark.parametrize(
@@ -162,10 +238,7 @@ async def test_a_message_lowers_the_number_of_connections_once(reply: str, is_st
     """Where it is the message that is unwelcome, in whatever words, the others go on."""
     server = ScriptedServer(script={"MAIL FROM:<bad@": reply, "MAIL FROM:<a@x.test>": Act(late=1)})
     async with server, on_memory(server, limits=Limits(max_connections=8)) as smtp:
-        async with anyio.create_task_group() as group:
-            for _ in range(8):
-                group.start_soon(deliver, smtp)
-        assert smtp.statistics().idle_connections == 8
+        await warm_up(smtp, 8)
         if is_stream:
             [delivery] = await send_all(smtp, [mail(0, sender="bad@x.test")])
             assert not delivery.accepted
@@ -173,4 +246,4 @@ async def test_a_message_lowers_the_number_of_connections_once(reply: str, is_st
             with pytest.raises(SMTPSenderRefused if reply[0:3] != "421" else ConnectionError):
                 await smtp.sendmail("bad@x.test", "b@x.test", b"")
         assert smtp.statistics().allowed_connections == 7
-    assert sum(command.startswith(b"MAIL FROM:<bad@") for command in server.commands) <= 5
+    assert count_of(server, b"MAIL FROM:<bad@") <= 5

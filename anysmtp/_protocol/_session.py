@@ -101,6 +101,11 @@ class Awaited:
         """Whether the reply is there and says yes."""
         return self.reply is not None and self.is_success(self.reply)
 
+    def close(self, reply: Reply) -> None:
+        """The reply is there; nobody is held any more who holds this."""
+        self.reply = reply
+        self.sink = self.take_yes = self.owner = self.front = None
+
     def shown(self) -> list[str]:
         """The reply for people and logs, by lines. A challenge is not shown: servers may repeat in
         it what they were told."""
@@ -320,9 +325,10 @@ class Session:
             self._succeed(awaited, row, reply)
         else:
             self._fail(awaited, row, reply)
-        awaited.reply = reply
-        if awaited.sink is not None:
-            awaited.sink(reply)
+        sink = awaited.sink
+        awaited.close(reply)
+        if sink is not None:
+            sink(reply)
         return awaited
 
     def settle(self) -> None:
@@ -344,7 +350,7 @@ class Session:
             self._phase = flight.reached
             if row.ends:
                 self.may_have_transaction = self._mails > 0
-            flight.reply = reply
+            flight.close(reply)
             take_yes(reply)
 
     def encrypted(self) -> None:

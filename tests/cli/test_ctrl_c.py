@@ -175,16 +175,16 @@ def test_ctrl_c_while_the_commands_are_imported_is_no_traceback() -> None:
 def test_a_process_that_has_done_its_work_is_not_interrupted_any_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    handlers: list[object] = []
+    handlers: dict[object, object] = {}
 
     def interrupted(_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(signal, "signal", lambda _, handler: handlers.append(handler))
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     monkeypatch.setattr(_app, "run", interrupted)
     monkeypatch.setattr(sys, "argv", ["anysmtp", "send"])
     assert main() == Exit.INTERRUPTED
-    assert handlers == [signal.SIG_IGN]
+    assert handlers == {signal.SIGINT: signal.SIG_IGN}
 
 
 class Left(BaseException):

@@ -236,7 +236,9 @@ class Book:
             content = await raw_content(message, binary=binary, allow_long_lines=allow_long_lines)
         if self._asked.signers:
             # There is no signature before all of it was read.
-            pieces = await read_whole(content, takes_8bit=True, takes_utf8=True)
+            pieces = await read_whole(
+                content, self._monitor.source_failed, takes_8bit=True, takes_utf8=True
+            )
             content = await _run(lambda: self._signed(pieces), True)
         if isinstance(content, StreamContent):
             return self._job(content, content.message_id)

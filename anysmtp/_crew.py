@@ -7,10 +7,11 @@ a worker is a *conveyor*; it ends when somebody else waits for a connection.
 
 A message leaves the line for a conveyor, and then its transaction has ended: it is given back to
 the `Outlet`, or is in line again, in front, or *sleeps* until it is tried again. What is wrong with
-a message or a server is in its delivery; what a worker raises is a cancellation, or a mistake of
-ours. One that gets no connection may *rest*: nobody tries to connect meanwhile, and what is in line
-goes over the connections that are there. If that is of no use either the crew is *stuck*: nothing
-more is begun, and its `failure` is there once what was under way has ended.
+a message or a server is in its delivery, and so is whatever a source or a signer raises; what a
+worker raises is a cancellation. One that gets no connection may *rest*: nobody tries to connect
+meanwhile, and what is in line goes over the connections that are there. If that is of no use either
+the crew is *stuck*: nothing more is begun, and its `failure` is there once what was under way has
+ended.
 """
 
 from __future__ import annotations
@@ -398,8 +399,8 @@ class _Conveyor:
         except SMTPException as caught:
             error = caught
             again = self._leases.again_after(error, item.sending, claim, item.turn, item.again)
-        except (ValueError, SourceFailed) as failure:
-            # It cannot be written in 7bit, which is all that the server takes; or not be read.
+        except Exception as failure:  # noqa: BLE001 - of a source, a signer or a policy, or ours
+            # It cannot be read, or not be written in 7bit, which is all that the server takes.
             self._aboard.popleft()
             error_of_it = failure.error if isinstance(failure, SourceFailed) else failure
             self._crew.give_up(item, error_of_it)

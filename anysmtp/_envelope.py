@@ -102,7 +102,8 @@ RawMessage: TypeAlias = (
     Octets | str | PathLike[str] | BinaryIO | Iterable[Octets] | AsyncIterable[Octets]
 )
 """A message as it is: header section, blank line, body. A str is text, sent as UTF-8; a file is
-open in binary mode, or named by a `pathlib.Path` or an `anyio.Path`; iterables yield octets."""
+open in binary mode, also by `anyio.open_file`, or named by a `pathlib.Path` or an `anyio.Path`;
+iterables yield octets. One without an octet is a ValueError."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,10 @@ class BaseMailer(ABC):
         keyword options see `SendOptions`; for the result, the exceptions and cancellation
         `send_message`. SMTPNotSupported if the message has octets above 127 and the server does
         not take those (RFC 6152): a message object can be sent to it. ValueError for a line of more
-        than 998 octets (RFC 5321 section 4.5.3.1.6), unless ``allow_long_lines``.
+        than 998 octets (RFC 5321 section 4.5.3.1.6), unless ``allow_long_lines``, and for a message
+        without an octet, such as a file that was read before. What a source of yours raises leaves
+        as it is, with nothing sent. Cancelled while a pipe is silent, it leaves behind the thread
+        that reads it, which takes what comes next, and ends.
         """
         _required(sender, recipients)
         asked = self._asked(options, sender, recipients)

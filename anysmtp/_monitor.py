@@ -145,6 +145,10 @@ class Monitor:
         _log.log(level, "connection to %s ended: %s", self._server, reason)
         self._tell(CloseEvent, since, reason=reason, is_lost=is_lost, messages=messages)
 
+    def source_failed(self, error: Exception) -> None:
+        """What a source has raised when it was not asked for more: no message's error."""
+        _log.warning("the source of a message failed when it was closed", exc_info=error)
+
     def no_goodbye(self, error: SMTPException) -> None:
         _log.debug("%s: no good-bye: %s", self._server, error)
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._channel import Channel
+from ._chunks import send_in_chunks
 from ._clock import Clock
 from ._delivery import Ledger
 from ._envelope import Content, Job, Stream
@@ -34,7 +35,7 @@ from ._protocol._transaction import (
 )
 from ._rate import Pace
 from ._sources import chunks_of
-from ._transfer import Body, send_body, send_in_chunks
+from ._transfer import Body, send_body
 from ._turns import Turn
 from .errors import SMTPException, SMTPServerDisconnected
 

@@ -1,42 +1,60 @@
 """Messages that are not in memory: files, and whatever yields octets.
 
-A file that can be read twice is read through first, in a worker thread: then its size, its octets
-and its lines are known before anything is sent, as with a message in memory; a small one is taken
-into memory. What can be read once (an iterator, a pipe) is not touched before the server waits for
-the message. What is wrong with it is found on the way then, and the server has to discard what it
-has: `SourceFailed` says so to those who write.
+What can be read twice (a file that can be rewound, a list) is read through first: then its size,
+its octets and its lines are known before anything is sent, as with a message in memory; a small one
+is taken into memory. What can be read once (an iterator, a pipe) is not touched before the server
+waits for the message. What is wrong with it is found on the way then, and the server has to discard
+what it has: `SourceFailed` says so to those who write.
 
-The caller's own code runs in the caller's task, untimed.
+Nothing else is taken for what can be read twice: an iterable that starts anew each time looks like
+one that goes on where it was.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Callable,
-    Generator,
     Iterable,
     Iterator,
     Mapping,
 )
+from contextlib import asynccontextmanager
 from email.message import Message
-from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias, cast
+from inspect import iscoroutinefunction
+from itertools import chain
+from typing import Any, BinaryIO, NamedTuple, cast
 
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
 from ._envelope import Content, Stream
-from ._message import BinaryContent, Flow, LongLine, RawContent, message_id_of, raw_binary
+from ._message import (
+    BinaryContent,
+    EmptyMessage,
+    Flow,
+    LongLine,
+    RawContent,
+    message_id_of,
+    raw_binary,
+)
+from ._reading import (
+    FromAsync,
+    FromAsyncFile,
+    FromFile,
+    FromIterator,
+    FromPipe,
+    Octets,
+    Pieces,
+    octets_in,
+    read_some,
+)
 from .errors import SMTPNotSupported
 
-Octets: TypeAlias = bytes | bytearray | memoryview
-
-# Octets that are read at once.
-_PIECE = 256 * 1024
-# A file up to this size is taken into memory.
+# A message up to this size is taken into memory.
 _SMALL = 1024 * 1024
 
 
@@ -47,16 +65,6 @@ class SourceFailed(Exception):
         super().__init__(error)
         self.error = error
         """What is to be raised to the caller."""
-
-
-class Pieces(Protocol):
-    """A message on its way out of its source."""
-
-    async def next(self) -> bytes:
-        """The next octets; none at the end."""
-        ...
-
-    async def aclose(self) -> None: ...
 
 
 class StreamContent(Stream):
@@ -93,7 +101,7 @@ class StreamContent(Stream):
         self.is_8bit = None if known is None else known.is_8bit and not is_binary
         """Whether there are octets above 127; None: that is not known."""
         self.is_utf8 = known is not None and known.is_utf8
-        self.message_id = message_id_of(known.header) if known and known.header else None
+        self.message_id = message_id_of(known.header) if known else None
 
     @property
     def is_one_shot(self) -> bool:
@@ -110,31 +118,48 @@ class StreamContent(Stream):
         self._was_read = True
         source = self._open()
         if self.is_binary:
-            return _AsItIs(source, self.size)
+            return _AsItIs(source, self.size, takes_utf8)
         return _InLines(source, self.size, takes_8bit, takes_utf8, self._allow_long_lines)
 
 
 class _AsItIs:
     """The octets of a source, of which there are as many as was said."""
 
-    __slots__ = ("_left", "_source")
+    __slots__ = ("_flow", "_size", "_so_far", "_source", "_takes_utf8")
 
-    def __init__(self, source: Pieces, size: int | None) -> None:
+    def __init__(self, source: Pieces, size: int | None, takes_utf8: bool) -> None:
         self._source = source
-        self._left = size
+        self._size = size
+        self._so_far = 0
+        self._flow = Flow()
+        self._takes_utf8 = takes_utf8
 
     async def next(self) -> bytes:
-        return self._count(await _read(self._source))
+        piece = await _read(self._source)
+        if not self._flow.is_in_body:
+            self._flow.feed(piece)
+            self._check()
+        return self._count(piece)
 
     async def aclose(self) -> None:
         await self._source.aclose()
 
+    def _check(self) -> None:
+        if self._flow.is_utf8 and not self._takes_utf8:
+            raise SourceFailed(
+                SMTPNotSupported(
+                    "the header section is not ASCII, which is known in advance of a file or a "
+                    'list only: mail_options=["SMTPUTF8"] says so'
+                )
+            )
+
     def _count(self, piece: bytes) -> bytes:
         """The server was told a size, and with BDAT it is the end."""
-        if self._left is None:
-            return piece
-        self._left -= len(piece)
-        if self._left < 0 or (not piece and self._left):
+        self._so_far += len(piece)
+        if not piece and not self._so_far:
+            raise SourceFailed(EmptyMessage())
+        size = self._size
+        if size is not None and (self._so_far > size or (not piece and self._so_far < size)):
             raise SourceFailed(RuntimeError("the file was changed while it was sent"))
         return piece
 
@@ -142,7 +167,7 @@ class _AsItIs:
 class _InLines(_AsItIs):
     """The same in CRLF lines, which are looked at on their way."""
 
-    __slots__ = ("_allow_long_lines", "_flow", "_is_over", "_takes_8bit", "_takes_utf8")
+    __slots__ = ("_allow_long_lines", "_is_over", "_takes_8bit")
 
     def __init__(
         self,
@@ -152,10 +177,8 @@ class _InLines(_AsItIs):
         takes_utf8: bool,
         allow_long_lines: bool,
     ) -> None:
-        super().__init__(source, size)
-        self._flow = Flow()
+        super().__init__(source, size, takes_utf8)
         self._takes_8bit = takes_8bit
-        self._takes_utf8 = takes_utf8
         self._allow_long_lines = allow_long_lines
         self._is_over = False
 
@@ -169,92 +192,16 @@ class _InLines(_AsItIs):
         return self._count(clean)
 
     def _check(self) -> None:
-        flow = self._flow
-        if flow.has_long_lines and not self._allow_long_lines:
+        if self._flow.has_long_lines and not self._allow_long_lines:
             raise SourceFailed(LongLine())
-        if flow.is_8bit and not self._takes_8bit:
+        if self._flow.is_8bit and not self._takes_8bit:
             raise SourceFailed(
                 SMTPNotSupported(
                     "the message has octets above 127 and the server does not offer 8BITMIME, or "
                     "BODY=7BIT was said"
                 )
             )
-        if flow.is_utf8 and not self._takes_utf8:
-            raise SourceFailed(
-                SMTPNotSupported(
-                    "the header section is not ASCII, which is known in advance of a file only: "
-                    'mail_options=["SMTPUTF8"] says so'
-                )
-            )
-
-
-class _FromFile:
-    """A file, which is read in a worker thread."""
-
-    __slots__ = ("_closes", "_file", "_open")
-
-    def __init__(self, open_it: Callable[[], BinaryIO], *, closes: bool) -> None:
-        self._open = open_it
-        self._closes = closes
-        self._file: BinaryIO | None = None
-
-    async def next(self) -> bytes:
-        return await to_thread.run_sync(self._read)
-
-    async def aclose(self) -> None:
-        if self._closes and self._file is not None:
-            self._file.close()
-
-    def _read(self) -> bytes:
-        if self._file is None:
-            self._file = self._open()
-        # Of a pipe, what there is.
-        read: Callable[[int], bytes] = getattr(self._file, "read1", self._file.read)
-        return read(_PIECE)
-
-
-class _FromIterator:
-    """An iterator, of which small pieces are put together."""
-
-    __slots__ = ("_pieces",)
-
-    def __init__(self, pieces: Iterator[Octets]) -> None:
-        self._pieces = pieces
-
-    async def next(self) -> bytes:
-        found: list[bytes] = []
-        length = 0
-        for piece in self._pieces:
-            found.append(_octets(piece))
-            length += len(found[-1])
-            if length >= _PIECE:
-                break
-        return b"".join(found)
-
-    async def aclose(self) -> None:
-        pieces: Any = self._pieces
-        if isinstance(pieces, Generator):
-            pieces.close()
-
-
-class _FromAsync:
-    """An async iterator. What it has leaves at once: the next piece may take its time."""
-
-    __slots__ = ("_pieces",)
-
-    def __init__(self, pieces: AsyncIterator[Octets]) -> None:
-        self._pieces = pieces
-
-    async def next(self) -> bytes:
-        async for piece in self._pieces:
-            if octets := _octets(piece):
-                return octets
-        return b""
-
-    async def aclose(self) -> None:
-        pieces: Any = self._pieces
-        if isinstance(pieces, AsyncGenerator):
-            await pieces.aclose()
+        super()._check()
 
 
 async def content_of(
@@ -262,30 +209,45 @@ async def content_of(
 ) -> RawContent | BinaryContent | StreamContent:
     """A raw message that is not in memory, as content.
 
-    TypeError for what is no message; ValueError for one that was read already, or has lines that
-    are too long; OSError for a file that cannot be read.
+    TypeError for what is no message; ValueError for one that was read already, is empty, or has
+    lines that are too long; OSError for a file that cannot be read.
     """
     options = _Options(binary, allow_long_lines)
-    kind = type(message).__name__
     if isinstance(message, os.PathLike):
         path: str = os.fspath(cast("os.PathLike[str]", message))
         return await to_thread.run_sync(lambda: _of_path(path, options))
-    if isinstance(message, io.TextIOBase):
-        raise TypeError("a file is opened in binary mode, as by open(path, 'rb')")
-    if isinstance(message, io.IOBase) or hasattr(message, "readinto"):
-        file = cast("BinaryIO", message)
-        return await to_thread.run_sync(lambda: _of_file(file, options))
+    if isinstance(message, (list, tuple)):
+        return await _of_list(cast("list[object]", message), options)
     if isinstance(message, (Message, Mapping)):
-        pass
-    elif isinstance(message, AsyncIterable):
+        raise _no_message(cast("object", message))
+    # An async file of AnyIO's or trio's.
+    file: Any = getattr(message, "wrapped", message)
+    if isinstance(file, io.TextIOBase):
+        raise TypeError("a file is opened in binary mode, as by open(path, 'rb')")
+    if iscoroutinefunction(getattr(file, "read", None)):
+        return options.once(lambda: FromAsyncFile(file))
+    if hasattr(file, "read"):
+        return await to_thread.run_sync(lambda: _of_file(file, options))
+    return _of_iterable(message, options)
+
+
+def _of_iterable(message: object, options: _Options) -> StreamContent:
+    for frame in ("gi_frame", "ag_frame"):
+        if getattr(message, frame, options) is None:
+            raise ValueError("the message was read already: a generator can be read once")
+    if isinstance(message, AsyncIterable):
         several = cast("AsyncIterable[Octets]", message)
-        return options.stream(lambda: _FromAsync(aiter(several)), several, "ag_frame")
-    elif isinstance(message, Iterable):
+        return options.once(lambda: FromAsync(lambda: aiter(several)))
+    if isinstance(message, Iterable):
         many = cast("Iterable[Octets]", message)
-        return options.stream(lambda: _FromIterator(iter(many)), many, "gi_frame")
-    raise TypeError(
+        return options.once(lambda: FromIterator(lambda: iter(many)))
+    raise _no_message(message)
+
+
+def _no_message(message: object) -> TypeError:
+    return TypeError(
         "a raw message is bytes, str, a path, a binary file or an iterable of bytes, not "
-        f"{kind} (send_message takes message objects)"
+        f"{type(message).__name__} (send_message takes message objects)"
     )
 
 
@@ -295,78 +257,106 @@ class _Options(NamedTuple):
     binary: bool
     allow_long_lines: bool
 
-    def stream(self, open_it: Callable[[], Pieces], source: object, frame: str) -> StreamContent:
-        """What an iterable comes to: it can be read twice if it is not its own iterator."""
-        if getattr(source, frame, self) is None:
-            raise ValueError("the message was read already: a generator can be read once")
-        may_repeat = not isinstance(source, (Iterator, AsyncIterator))
-        return self.content(open_it, may_repeat=may_repeat)
-
-    def content(
-        self, open_it: Callable[[], Pieces], *, may_repeat: bool, known: Flow | None = None
-    ) -> StreamContent:
+    def once(self, open_it: Callable[[], Pieces]) -> StreamContent:
+        """What can be read once comes to this."""
         return StreamContent(
             open_it,
-            may_repeat=may_repeat,
+            may_repeat=False,
+            is_binary=self.binary,
+            allow_long_lines=self.allow_long_lines,
+        )
+
+    def looked_through(
+        self, pieces: Iterator[bytes], open_it: Callable[[], Pieces]
+    ) -> RawContent | BinaryContent | StreamContent:
+        """What can be read again: a small one is in memory, a large one is read to its end.
+
+        Called in a worker thread, which sees in between whether the call was cancelled.
+        """
+        begun: list[bytes] = []
+        size = 0
+        for piece in pieces:
+            begun.append(piece)
+            size += len(piece)
+            if size >= _SMALL:
+                break
+        else:
+            return in_memory(b"".join(begun), self.binary, self.allow_long_lines)
+        known = Flow()
+        size = 0
+        for piece in chain(begun, pieces):
+            from_thread.check_cancelled()
+            size += len(piece)
+            if not (self.binary and known.is_in_body):
+                known.feed(piece)
+        known.finish()
+        if known.has_long_lines and not (self.binary or self.allow_long_lines):
+            raise LongLine
+        known.size = size if self.binary else known.size
+        return StreamContent(
+            open_it,
+            may_repeat=True,
             is_binary=self.binary,
             allow_long_lines=self.allow_long_lines,
             known=known,
         )
 
 
+async def _of_list(
+    message: list[object] | tuple[object, ...], options: _Options
+) -> RawContent | BinaryContent | StreamContent:
+    # What the caller can change meanwhile is copied.
+    pieces = tuple(octets_in(piece) for piece in message)
+
+    def look() -> RawContent | BinaryContent | StreamContent:
+        return options.looked_through(iter(pieces), lambda: FromIterator(lambda: iter(pieces)))
+
+    return look() if sum(map(len, pieces)) < _SMALL else await to_thread.run_sync(look)
+
+
 def _of_path(path: str, options: _Options) -> RawContent | BinaryContent | StreamContent:
+    # To open a named pipe is to read from it: its writer is let go on, and it can be done once.
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        return options.once(lambda: FromPipe(lambda: open(path, "rb"), closes=True))
     with open(path, "rb") as file:
-        if not file.seekable():
-            return options.content(
-                lambda: _FromFile(lambda: open(path, "rb"), closes=True), may_repeat=False
-            )
-        return _of_seekable(file, 0, options, lambda: open(path, "rb"), closes=True)
+        return options.looked_through(
+            _rest_of(file), lambda: FromFile(lambda: open(path, "rb"), closes=True)
+        )
 
 
 def _of_file(file: BinaryIO, options: _Options) -> RawContent | BinaryContent | StreamContent:
     """A file of the caller's, from where it stands. It is left open."""
-    if file.closed:
+    if getattr(file, "closed", False):
         raise ValueError("the file is closed")
-    if not file.seekable():
-        return options.content(lambda: _FromFile(lambda: file, closes=False), may_repeat=False)
+    if not _is_seekable(file):
+        return options.once(lambda: FromPipe(lambda: file, closes=False))
     start = file.tell()
 
     def from_start() -> BinaryIO:
         file.seek(start)
         return file
 
-    return _of_seekable(file, start, options, from_start, closes=False)
+    return options.looked_through(_rest_of(file), lambda: FromFile(from_start, closes=False))
 
 
-def _of_seekable(
-    file: BinaryIO,
-    start: int,
-    options: _Options,
-    open_it: Callable[[], BinaryIO],
-    *,
-    closes: bool,
-) -> RawContent | BinaryContent | StreamContent:
-    """A small one is taken into memory; a large one is read through, to see what is in it."""
-    data = file.read(_SMALL)
-    if len(data) < _SMALL:
-        return in_memory(data, options.binary, options.allow_long_lines)
-    known = Flow()
-    known.feed(data)
-    if options.binary:
-        known.size = file.seek(0, os.SEEK_END) - start
-    else:
-        while data := file.read(_PIECE):
-            known.feed(data)
-        known.finish()
-        if known.has_long_lines and not options.allow_long_lines:
-            raise LongLine
-    return options.content(lambda: _FromFile(open_it, closes=closes), may_repeat=True, known=known)
+def _is_seekable(file: BinaryIO) -> bool:
+    """Whether it can be rewound. Some files do not say (`mmap`, older temporary ones), and can."""
+    can_tell = hasattr(file, "seek") and hasattr(file, "tell")
+    return can_tell and getattr(file, "seekable", lambda: True)()
+
+
+def _rest_of(file: BinaryIO) -> Iterator[bytes]:
+    while piece := read_some(file):
+        yield piece
 
 
 def in_memory(
     message: Octets | str, binary: bool, allow_long_lines: bool
 ) -> RawContent | BinaryContent:
-    """A raw message that is in memory. ValueError for lines that are too long."""
+    """A raw message that is in memory. ValueError for an empty one, and for lines too long."""
+    if not len(message):
+        raise EmptyMessage
     if binary:
         return raw_binary(message)
     content = RawContent(message)
@@ -375,19 +365,23 @@ def in_memory(
     return content
 
 
-def _octets(piece: object) -> bytes:
-    if isinstance(piece, bytes):
-        return piece
-    if isinstance(piece, (bytearray, memoryview)):
-        return bytes(cast("bytearray", piece))
-    raise TypeError(f"a message is made of bytes, not of {type(piece).__name__}")
-
-
 async def _read(source: Pieces) -> bytes:
     try:
         return await source.next()
     except Exception as error:
         raise SourceFailed(error) from error
+
+
+@asynccontextmanager
+async def closing(pieces: Pieces, note: Callable[[Exception], None]) -> AsyncGenerator[None, None]:
+    """Close a source at the end. What it raises then is noted: it says nothing on the message."""
+    try:
+        yield
+    finally:
+        try:
+            await pieces.aclose()
+        except Exception as error:  # noqa: BLE001 - the caller's own code raises anything
+            note(error)
 
 
 def chunks_of(
@@ -405,19 +399,25 @@ def chunks_of(
 
 
 async def read_whole(
-    content: Content | Stream, *, takes_8bit: bool, takes_utf8: bool
+    content: Content | Stream,
+    note: Callable[[Exception], None],
+    *,
+    takes_8bit: bool,
+    takes_utf8: bool,
 ) -> Iterable[bytes]:
-    """The octets of a message, all in memory; raises what is wrong with its source."""
+    """The octets of a message, all in memory; raises what is wrong with its source.
+
+    ``note`` is told what it raises when it is closed.
+    """
     pieces = chunks_of(content, takes_8bit=takes_8bit, takes_utf8=takes_utf8)
     if isinstance(pieces, Iterable):
         return pieces
     read: list[bytes] = []
     try:
-        while piece := await pieces.next():
-            read.append(piece)
+        async with closing(pieces, note):
+            while piece := await pieces.next():
+                read.append(piece)
         return read
     except SourceFailed as failed:
         failure = failed.error
-    finally:
-        await pieces.aclose()
     raise failure

@@ -4,12 +4,15 @@ A small one leaves in one write, together with its end and the first flights of 
 A long one leaves piece by piece, in bounded memory, and what the server says meanwhile is listened
 to: a server may refuse a message before it has all of it, and stop reading. What it says then is
 the reason that the caller should see, not that the connection was lost.
+
+A source is read by the caller's own task, while others write what it has given and listen: however
+long it takes, what it gave is on its way (see `_stock`), and the server is heard.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -17,10 +20,12 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ._channel import Channel
 from ._clock import Clock
 from ._protocol._body import END, DotStuffer, stuffed
-from ._protocol._commands import RSET, Command, bdat
+from ._protocol._commands import Command
 from ._protocol._session import Awaited
+from ._reading import Pieces
 from ._reply import Reply
-from ._sources import Pieces, SourceFailed
+from ._sources import SourceFailed, closing
+from ._stock import Stock
 from ._tasks import UngroupedTasks
 from ._turns import Turn
 from ._writing import Written
@@ -28,8 +33,6 @@ from .errors import SMTPException
 
 # A message up to this size leaves in one write, together with its end.
 ONE_WRITE = 65536
-# Octets of a chunk of a message whose size is not known.
-_CHUNK = 512 * 1024
 # Seconds to wait for what a server says when it cuts a message off.
 _LAST_WORDS = 1.0
 
@@ -123,8 +126,12 @@ class _InPieces:
 
     async def send(self) -> None:
         """Write it piece by piece, and listen at the same time."""
-        channel, end = self._channel, self._end
+        channel, body, end = self._channel, self._body, self._end
+        chunks = body.chunks
         failures: list[SMTPException] = []
+
+        def is_cut_off() -> bool:
+            return bool(failures) or end.reply is not None
 
         async def listen() -> None:
             try:
@@ -135,14 +142,22 @@ class _InPieces:
                 # It may read no further, also where only the last piece is still on its way.
                 group.cancel_scope.cancel()
 
+        async def write(supply: _Supply) -> None:
+            try:
+                await self._write(supply)
+            except SMTPException as error:
+                failures.append(error)
+                group.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
+
         try:
             async with UngroupedTasks() as group:
                 group.start_soon(listen)
-                try:
-                    await self._write_pieces()
-                except SMTPException as error:
-                    failures.append(error)
-                    group.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS
+                if isinstance(chunks, Iterable):
+                    await write(_InMemory(chunks))
+                else:
+                    stock = Stock(ONE_WRITE)
+                    group.start_soon(write, stock)
+                    await pour(channel, body, chunks, stock, is_cut_off)
         except BaseException:
             # Once it is out, its reply is like any other that is not waited for.
             if not self._written.is_done:
@@ -156,23 +171,25 @@ class _InPieces:
             # The listener was cancelled, and so is this task, which has not come to feel it.
             await channel.wait(end, self._turn)
 
-    async def _write_pieces(self) -> None:
+    async def _write(self, supply: _Supply) -> None:
         """Write a message; its last piece and its end leave together."""
         channel, body = self._channel, self._body
         writer, clock = channel.writer, self._turn.clock
         front, stuff, back = body.form()
         assert clock is not None
-        pieces = _pieces_of(body)
-        async with writer, _closing(pieces):
-            behind = await _pull(pieces, clock)
-            while piece := await _pull(pieces, clock):
+        async with writer:
+            while True:
+                # The caller's own code may take as long as it likes.
+                clock.stop()
+                piece, is_last = await supply.take()
+                if is_last:
+                    break
                 clock.start(channel.timeouts.data, "the message")
-                await writer.send(front + stuff(behind))
+                await writer.send(front + stuff(piece))
                 front = b""
-                body.progress(len(behind))
-                behind = piece
+                body.progress(len(piece))
             await checkpoint_if_cancelled()
-            last = front + stuff(behind) + back
+            last = front + stuff(piece) + back
             flights = _flights_behind(
                 channel, body, self._end, self._turn, take_along=self._take_along
             )
@@ -181,95 +198,53 @@ class _InPieces:
             else:
                 await writer.send(last + flights)
                 self._written.is_done = True
-            body.progress(len(behind))
+            body.progress(len(piece))
 
 
-async def send_in_chunks(channel: Channel, body: Body, clock: Clock) -> None:
-    """Write a message of unknown size by several BDATs (RFC 3030 section 2), after its envelope.
+async def pour(
+    channel: Channel, body: Body, pieces: Pieces, stock: Stock, is_cut_off: Callable[[], bool]
+) -> None:
+    """Read a body's source to its end, in the caller's own task; what it raises is SourceFailed.
 
-    What a source has begun that fails then is undone by RSET, and the connection goes on.
+    ``is_cut_off``: whether it is known already that the message will not get there, so that what
+    the source says to that is not the reason.
     """
-    pieces = _pieces_of(body)
-    refused: list[Reply] = []
-
-    def take(reply: Reply) -> None:
-        if not reply.is_positive:
-            refused.append(reply)
-
+    last = b""
     try:
-        async with _closing(pieces):
-            ahead = await _collect(pieces, clock)
-            while not refused:
-                data, ahead = ahead, await _collect(pieces, clock)
-                is_last = not ahead
-                chunk = Body(
-                    _slices(data),
-                    len(data),
-                    take_final=body.take_final if is_last else take,
-                    hand_over=body.hand_over if is_last else _nothing,
-                    progress=body.progress,
-                    chunk=bdat(len(data), is_last=is_last),
-                )
-                await send_body(channel, chunk, clock, take_along=is_last)
-                if is_last:
-                    return
-    except SourceFailed:
-        # Whatever becomes of it, the source's own error is what the caller is told.
-        with suppress(SMTPException):
-            await channel.exchange([RSET], clock)
-        raise
-    body.take_final(refused[0])
+        async with closing(pieces, channel.monitor.source_failed):
+            while piece := await pieces.next():
+                if body.size is not None:
+                    # By the last octet a server knows the end: it is kept until we know it too.
+                    last, piece = piece, last
+                if piece:
+                    await stock.put(piece)
+            stock.end(last)
+    except SourceFailed as failed:
+        if not is_cut_off():
+            raise
+        channel.monitor.source_failed(failed.error)
 
 
-@asynccontextmanager
-async def _closing(pieces: Pieces) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        await pieces.aclose()
+class _Supply(Protocol):
+    """Where the pieces of a message come from, for the one who writes them."""
+
+    async def take(self) -> tuple[bytes, bool]:
+        """Some octets, and whether they are the last."""
+        ...
 
 
-def _nothing() -> None:
-    """A chunk that is not the last one hands nothing over."""
+class _InMemory:
+    """What is in memory, as a `_Supply`."""
 
-
-def _pieces_of(body: Body) -> Pieces:
-    return _Chunks(body.chunks) if isinstance(body.chunks, Iterable) else body.chunks
-
-
-class _Chunks:
-    """What is in memory, as `Pieces`."""
-
-    __slots__ = ("_chunks",)
+    __slots__ = ("_ahead", "_chunks")
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
+        self._ahead = next(self._chunks, b"")
 
-    async def next(self) -> bytes:
-        return next(self._chunks, b"")
-
-    async def aclose(self) -> None:
-        pass
-
-
-async def _pull(pieces: Pieces, clock: Clock) -> bytes:
-    """The caller's own code may take as long as it likes."""
-    clock.stop()
-    return await pieces.next()
-
-
-async def _collect(pieces: Pieces, clock: Clock) -> bytes:
-    """What makes a chunk; nothing at the end."""
-    found: list[bytes] = []
-    length = 0
-    while length < _CHUNK and (piece := await _pull(pieces, clock)):
-        found.append(piece)
-        length += len(piece)
-    return b"".join(found)
-
-
-def _slices(data: bytes) -> Iterator[bytes]:
-    return (data[start : start + ONE_WRITE] for start in range(0, len(data), ONE_WRITE))
+    async def take(self) -> tuple[bytes, bool]:
+        piece, self._ahead = self._ahead, next(self._chunks, b"")
+        return piece, not self._ahead
 
 
 def _flights_behind(

@@ -33,7 +33,6 @@ TEXTS: dict[str, tuple[bytes | str, bytes]] = {
     "mixed": (b"a\rb\nc\r\nd\n\re\r\r\nf", b"a\r\nb\r\nc\r\nd\r\n\r\ne\r\n\r\nf\r\n"),
     "no final line end": (b"a\r\nb", b"a\r\nb\r\n"),
     "final CR": (b"a\r", b"a\r\n"),
-    "empty": (b"", b""),
     "only line ends": (b"\n\n", b"\r\n\r\n"),
     "a dot": (b".", b".\r\n"),
     "dots": (b".\n..\n...\n.a\n", b".\r\n..\r\n...\r\n.a\r\n"),

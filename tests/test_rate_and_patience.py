@@ -31,7 +31,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 async def tasks(smtp: SMTP) -> None:
     async with anyio.create_task_group() as group:
         for number in range(COUNT):
-            group.start_soon(smtp.sendmail, SENDER, f"{number}@x.test", b"")
+            group.start_soon(smtp.sendmail, SENDER, f"{number}@x.test", b"x")
 
 
 async def stream(smtp: SMTP) -> None:

@@ -75,6 +75,28 @@ async def test_what_is_written_in_7bit_is_signed_anew() -> None:
     assert seen[-1].isascii()
 
 
+async def test_a_signer_that_fails_on_the_second_time_ends_its_own_message_in_a_stream() -> None:
+    once = marks("a")
+
+    def sign(message: bytes) -> bytes:
+        if b"Subject: 1" in message and message.isascii():
+            raise OSError("the key is gone")
+        return once(message)
+
+    messages = [email(Subject=str(number)) for number in range(4)]
+    messages[1].set_content("ä\n", cte="8bit")
+    async with (
+        ScriptedServer(keywords=("PIPELINING",)) as server,
+        on_memory(server, sign=sign) as smtp,
+        smtp.send_many(messages, ordered=True) as deliveries,
+    ):
+        found = [delivery async for delivery in deliveries]
+    assert [delivery.outcome for delivery in found] == [
+        *("accepted", "not_sent", "accepted", "accepted")
+    ]
+    assert isinstance(found[1].exception(), OSError)
+
+
 async def test_it_is_signed_in_a_worker_thread() -> None:
     threads: list[int] = []
 

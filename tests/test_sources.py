@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from email.message import EmailMessage
@@ -64,6 +65,39 @@ class Pipe(io.RawIOBase):
         return self._file.readinto(buffer)
 
 
+class Remote(Pipe):
+    """A file that can be rewound, and gives less than it is asked for."""
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(memoryview(buffer)[:60_000])
+
+
+class Awaited:
+    """A file of which nothing is known, but that it is read with ``await``."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+
+    async def read(self, size: int) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        return self._file.read(size)
+
+
+def mapped(data: bytes) -> mmap.mmap:
+    memory = mmap.mmap(-1, len(data))
+    memory[:] = data
+    return memory
+
+
 def at(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
@@ -75,7 +109,12 @@ SOURCES: dict[str, Callable[[bytes, Path], Any]] = {
     "a file": lambda data, folder: io.BytesIO(data),
     "a pipe": lambda data, folder: Pipe(data),
     "a buffered pipe": lambda data, folder: io.BufferedReader(Pipe(data)),
+    "a file of short reads": lambda data, folder: Remote(data),
+    "a mapped file": lambda data, folder: mapped(data),
+    "an async file": lambda data, folder: anyio.wrap_file(io.BytesIO(data)),
+    "what is read with await": lambda data, folder: Awaited(data),
     "a list": lambda data, folder: [*pieces_of(data)],
+    "a tuple": lambda data, folder: (data[:100], data[100:]),
     "of other octets": lambda data, folder: [bytearray(data), memoryview(b"")],
     "an iterator": lambda data, folder: pieces_of(data),
     "an async iterator": lambda data, folder: pieces_in_time(data),
@@ -132,8 +171,10 @@ async def test_send_many_and_the_command_layer_take_every_source(
     ]
 
 
-@pytest.mark.parametrize("name", ["a path", "a file"])
-async def test_of_a_file_all_is_known_before_it_is_sent(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a path", "a file", "an async file", "a list"])
+async def test_of_what_can_be_read_twice_all_is_known_before_it_is_sent(
+    name: str, tmp_path: Path
+) -> None:
     umlauts = LONG.replace(b"xx", b"\xe4\xe4")
     script = {"MAIL": ["550 5.7.1 no"]}
     async with (
@@ -455,6 +496,14 @@ def closed_file() -> io.BytesIO:
         (Path("/nowhere/at/all"), FileNotFoundError, "nowhere"),
         (spent(), ValueError, "read already"),
         (closed_file(), ValueError, "closed"),
+        (anyio.wrap_file(io.StringIO("x")), TypeError, "binary mode"),
+        ([SHORT, "text"], TypeError, "made of bytes, not of str"),
+        ((SHORT, 1), TypeError, "made of bytes, not of int"),
+        (b"", ValueError, "the message is empty"),
+        ("", ValueError, "the message is empty"),
+        ([], ValueError, "the message is empty"),
+        ([b"", b""], ValueError, "the message is empty"),
+        (io.BytesIO(), ValueError, "the message is empty"),
     ],
 )
 async def test_what_is_no_message_is_an_error_before_anything_is_sent(

@@ -21,7 +21,7 @@ from anysmtp import (
     SMTPTLSError,
 )
 from anysmtp.testing import Act, Answer, ScriptedServer
-from support.clients import deliver, on_memory
+from support.clients import RAW, deliver, on_memory
 from support.leaks import no_leaks
 from support.many import mail, outcomes, send_all
 from support.tls import Certificates
@@ -217,7 +217,7 @@ async def test_what_only_speaks_of_a_connection_does_not_mean_that_there_are_too
         async with smtp.connection():
             await smtp.connect()
         with pytest.raises(SMTPSenderRefused):
-            await smtp.sendmail("bad@x.test", "b@x.test", b"")
+            await smtp.sendmail("bad@x.test", "b@x.test", RAW)
         assert smtp.statistics().allowed_connections == 2
     assert count_of(server, b"MAIL") == 1
 
@@ -244,6 +244,6 @@ async def test_a_message_lowers_the_number_of_connections_once(reply: str, is_st
             assert not delivery.accepted
         else:
             with pytest.raises(SMTPSenderRefused if reply[0:3] != "421" else ConnectionError):
-                await smtp.sendmail("bad@x.test", "b@x.test", b"")
+                await smtp.sendmail("bad@x.test", "b@x.test", RAW)
         assert smtp.statistics().allowed_connections == 7
     assert count_of(server, b"MAIL FROM:<bad@") <= 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._addresses import domain_of, parse_address, parse_domain, parse_recipients, parse_sender
 from ._binary import BinaryContent, raw_binary
-from ._content import RawContent, message_id_of
+from ._content import EmptyMessage, RawContent, message_id_of
 from ._flow import Flow
 from ._headers import recipients_of, sender_of
 from ._lines import LongLine
@@ -14,6 +14,7 @@ from ._snapshot import snapshot
 
 __all__ = [
     "BinaryContent",
+    "EmptyMessage",
     "Flow",
     "LongLine",
     "Prepared",

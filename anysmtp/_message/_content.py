@@ -20,8 +20,18 @@ CHUNK = 64 * 1024
 
 # RFC 5322 section 2.2: the header section is fields and their continuation lines. The first line
 # that is neither ends it, which is the blank line or, as servers read it, a body without one.
-_FIELDS = re.compile(rb"(?:(?:[!-9;-~]+[ \t]*:|[ \t])[^\r\n]*(?:\r\n?|\n|\Z))*")
+FIELDS = re.compile(rb"(?:(?:[!-9;-~]+[ \t]*:|[ \t])[^\r\n]*(?:\r\n?|\n|\Z))*")
 _MESSAGE_ID = re.compile(rb"message-id[ \t]*:((?:[^\n]|\n[ \t])*)", re.IGNORECASE)
+
+
+class EmptyMessage(ValueError):
+    """A message without an octet: nobody means to send that."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the message is empty; a file is sent from where it stands, and what was read once "
+            "has nothing left"
+        )
 
 
 class RawContent:
@@ -212,7 +222,7 @@ def octets_of(message: bytes | bytearray | memoryview | str) -> bytes:
 
 
 def header_section_of(data: bytes) -> bytes:
-    found = _FIELDS.match(data)
+    found = FIELDS.match(data)
     assert found is not None  # it matches nothing, too
     end = found.end()
     for blank in (b"\r\n", b"\r", b"\n"):

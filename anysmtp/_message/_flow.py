@@ -2,37 +2,51 @@
 
 What `RawContent` does with a message that is in memory, `Flow` does without having it: line ends
 become CRLF wherever the pieces were cut, and what SMTP has to know is known as soon as it can be.
+Of the header section so much is kept as a Message-ID is looked for in; all of it, however long, is
+looked at, for what is not ASCII there needs SMTPUTF8.
 """
 
 from __future__ import annotations
 
-from ._content import header_section_of, with_crlf
+import re
+
+from ._content import FIELDS, header_section_of, with_crlf
 from ._lines import MAX_LINE, has_long_line_of_octets
 
-# Octets within which a header section is looked for.
+# Octets of a header section that are kept.
 _MAX_HEADER = 256 * 1024
+# The beginning of a line that may become a header field, if no colon has come yet.
+_NAME = re.compile(rb"[!-9;-~]+[ \t]*")
 
 
 class Flow:
     """Pieces in, CRLF lines out; and what is known of all that came so far."""
 
-    __slots__ = ("_head", "_held", "_line", "has_long_lines", "header", "is_8bit", "size")
+    __slots__ = ("_head", "_held", "_line", "has_long_lines", "is_8bit", "size")
 
     def __init__(self) -> None:
         self.size = 0
         """Octets that have come out."""
         self.is_8bit = False
         self.has_long_lines = False
-        self.header: bytes | None = None
-        """The header section, once it has come as a whole."""
-        self._head = b""
+        self._head = _Head()
         self._held = b""  # a CR, of which it is not known yet whether a LF follows
         self._line = 0  # octets of the last line, which has no end yet
 
     @property
     def is_utf8(self) -> bool:
         """Whether the header section is not ASCII, as far as it has come."""
-        return self.is_8bit and not (self._head if self.header is None else self.header).isascii()
+        return not self._head.is_ascii
+
+    @property
+    def is_in_body(self) -> bool:
+        """Whether the header section has come as a whole."""
+        return self._head.is_over
+
+    @property
+    def header(self) -> bytes:
+        """The header section, as far as it has come and is kept."""
+        return self._head.section()
 
     def feed(self, piece: bytes) -> bytes:
         """The piece in CRLF lines, as far as they can be told."""
@@ -44,16 +58,14 @@ class Flow:
         """What is left, and the last line's end if it had none."""
         rest = self._out(b"\r\n") if self._held or self._line else b""
         self._held = b""
-        self._take_header(is_whole=True)
         return rest
 
     def _out(self, clean: bytes) -> bytes:
         self.size += len(clean)
         self.is_8bit = self.is_8bit or not clean.isascii()
         self._measure(clean)
-        if self.header is None:
-            self._head += clean
-            self._take_header(is_whole=len(self._head) > _MAX_HEADER)
+        if clean and not self._head.is_over:
+            self._head.feed(clean)
         return clean
 
     def _measure(self, clean: bytes) -> None:
@@ -67,7 +79,34 @@ class Flow:
         self.has_long_lines = self.has_long_lines or is_long
         self._line = len(clean) - clean.rfind(b"\n") - 1
 
-    def _take_header(self, *, is_whole: bool) -> None:
-        if self.header is None and (is_whole or b"\r\n\r\n" in self._head):
-            self.header = header_section_of(self._head)
-            self._head = b""
+
+class _Head:
+    """The header section in CRLF lines, as it comes; each octet is looked at once."""
+
+    __slots__ = ("_begun", "_kept", "is_ascii", "is_over")
+
+    def __init__(self) -> None:
+        self.is_ascii = True
+        self.is_over = False
+        """Whether a line has come that is none of its fields."""
+        self._kept = bytearray()
+        self._begun = b""  # the last line, as far as it matters what it began with
+
+    def feed(self, clean: bytes) -> None:
+        if len(self._kept) < _MAX_HEADER:
+            self._kept += clean
+        data = self._begun + clean
+        fields = FIELDS.match(data)
+        assert fields is not None  # it matches nothing, too
+        end = fields.end()
+        self.is_ascii = self.is_ascii and data[:end].isascii()
+        if end == len(data):
+            # In the middle of a field, what follows is as behind the blank of a folded one.
+            self._begun = b"" if data.endswith(b"\n") else b" "
+        else:
+            self.is_over = _NAME.fullmatch(data, end) is None
+            # A longer name is as good as its beginning.
+            self._begun = data[end : end + MAX_LINE]
+
+    def section(self) -> bytes:
+        return header_section_of(bytes(self._kept))

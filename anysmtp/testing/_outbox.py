@@ -260,6 +260,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
             if transaction.end == "message":
                 pieces = await read_whole(
                     content,
+                    self._monitor.source_failed,
                     takes_8bit=takes_8bit(job.mail_options, self._extensions),
                     takes_utf8=transaction.is_utf8,
                 )

@@ -36,9 +36,25 @@ def test_a_line_is_measured_across_pieces(length: int, cut: int) -> None:
     assert flow.has_long_lines is (length > 998)
 
 
+FIELD = b"a: " + b"b" * 60 + b"\r\n" + b" c\r\n" * 1000
+
+
 def test_of_a_header_section_without_an_end_so_much_is_kept() -> None:
-    flow = Flow()
-    for _ in range(100):
-        flow.feed(b"a: " + b"b" * 60 + b"\r\n" + b" c\r\n" * 1000)
-    assert flow.header is not None
-    assert len(flow.header) < 300_000
+    _, flow = flowed([FIELD] * 100)
+    assert 200_000 < len(flow.header) < 300_000
+
+
+@pytest.mark.parametrize("end", [b"a: \xc3\xa4\r\n", b"\xc3: \xa4\r\n", b"\r\n\xc3\xa4"])
+@pytest.mark.parametrize("cut", range(1, 5))
+def test_all_of_a_long_header_section_is_looked_at(end: bytes, cut: int) -> None:
+    _, flow = flowed([*[FIELD] * 100, end[:cut], end[cut:]])
+    assert flow.is_utf8 is end.startswith(b"a")
+    assert flow.is_in_body is not flow.is_utf8
+
+
+@pytest.mark.parametrize("name", [b"a", b"a" * 5000])
+def test_a_long_header_section_may_come_octet_by_octet(name: bytes) -> None:
+    field = name + b" : " + b"b" * 100_000
+    octets = [b"%c" % octet for octet in field + b"\r\n\r\nbody"]
+    _, flow = flowed(octets)
+    assert flow.header == field + b"\r\n\r\n"

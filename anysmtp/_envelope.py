@@ -8,7 +8,6 @@ nothing is checked again; a `Receipt` says that it was sent.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -147,7 +146,7 @@ class Content(Protocol):
         ...
 
 
-class Stream(ABC):
+class Stream:
     """A message of which nothing is in memory."""
 
     __slots__ = ()
@@ -159,15 +158,10 @@ class Stream(ABC):
     is_utf8: bool
     """Whether it is known that the header section needs SMTPUTF8."""
 
-    @property
-    @abstractmethod
-    def is_one_shot(self) -> bool:
-        """Whether it can be read once only."""
-
-    @property
-    @abstractmethod
-    def is_spent(self) -> bool:
-        """Whether it was."""
+    is_one_shot: bool
+    """Whether it can be read once only."""
+    is_spent: bool
+    """Whether it was, and cannot be read again."""
 
 
 @dataclass(slots=True)

@@ -73,10 +73,10 @@ class StreamContent(Stream):
     __slots__ = (
         "_allow_long_lines",
         "_open",
-        "_repeats",
-        "_was_read",
         "is_8bit",
         "is_binary",
+        "is_one_shot",
+        "is_spent",
         "is_utf8",
         "message_id",
         "size",
@@ -92,8 +92,8 @@ class StreamContent(Stream):
         known: Flow | None = None,
     ) -> None:
         self._open = open_it
-        self._repeats = may_repeat
-        self._was_read = False
+        self.is_one_shot = not may_repeat
+        self.is_spent = False
         self._allow_long_lines = allow_long_lines
         self.is_binary = is_binary
         self.size = None if known is None else known.size
@@ -103,19 +103,9 @@ class StreamContent(Stream):
         self.is_utf8 = known is not None and known.is_utf8
         self.message_id = message_id_of(known.header) if known else None
 
-    @property
-    def is_one_shot(self) -> bool:
-        """Whether it can be read once."""
-        return not self._repeats
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether it was read, and cannot be read again."""
-        return self._was_read and not self._repeats
-
     def pieces(self, *, takes_8bit: bool, takes_utf8: bool) -> Pieces:
         """Read it, for a server that takes such octets, and such header fields."""
-        self._was_read = True
+        self.is_spent = self.is_one_shot
         source = self._open()
         if self.is_binary:
             return _AsItIs(source, self.size, takes_utf8)

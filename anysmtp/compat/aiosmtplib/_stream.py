@@ -53,16 +53,6 @@ class ClientStream(ByteStream):
         assert greeting is not None
         return response_of(greeting)
 
-    def info(self, key: str) -> Any:
-        """What an asyncio transport would say under this key; None if it is not known."""
-        if key == "compression":
-            tls = self.extra(TLSAttribute.ssl_object, None)
-            return None if tls is None else tls.compression()
-        try:
-            return None if key not in _INFO else self.extra(_INFO[key], None)
-        except OSError:
-            return None  # The other end has just hung up.
-
     async def receive(self, max_bytes: int = 65536) -> bytes:
         data = await self._stream.receive(max_bytes)
         if self._heard is not None and len(self._heard) < _MAX_GREETING:
@@ -82,6 +72,17 @@ class ClientStream(ByteStream):
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         attributes: Mapping[Any, Callable[[], Any]] = cast("Any", self._stream).extra_attributes
         return attributes
+
+
+def info_of(stream: ByteStream, key: str) -> Any:
+    """What an asyncio transport would say under this key; None if it is not known."""
+    if key == "compression":
+        tls = stream.extra(TLSAttribute.ssl_object, None)
+        return None if tls is None else tls.compression()
+    try:
+        return None if key not in _INFO else stream.extra(_INFO[key], None)
+    except OSError:
+        return None  # The other end has just hung up.
 
 
 def place_of(client: Configured) -> str:

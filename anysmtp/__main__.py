@@ -7,6 +7,7 @@ that one with little installed; for anything else, without the extra, this says 
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +18,19 @@ _NEEDED = ("click", "cryptography", "rich")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says, and return the exit code."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = _do(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:
+        # While the commands were imported, which takes a moment; they say more themselves.
+        print("interrupted", file=sys.stderr)
+        code = 128 + signal.SIGINT
+    if arguments is None:
+        # All that is left is to end, in which a Ctrl-C could only show a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
+
+
+def _do(given: list[str]) -> int:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         return _without_the_extra(given, missing)

@@ -393,6 +393,11 @@ def retire(connection: SMTPConnection) -> None:
     connection._is_retired = True
 
 
+def stream_of(connection: SMTPConnection) -> ByteStream:
+    """What it speaks on at present: STARTTLS puts another one on top."""
+    return connection._channel.link.stream
+
+
 def connection_on(
     channel: Channel,
     *,

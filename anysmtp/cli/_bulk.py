@@ -164,6 +164,8 @@ def _check_envelope(sender: str | None, to: tuple[str, ...], *, is_template: boo
 
 def _beside(source: Path) -> Path:
     resolved = source.resolve()
+    if not resolved.name:
+        raise click.UsageError(f"nothing can stand beside {resolved}: --journal says where it is")
     return resolved.with_name(f"{resolved.name}.journal")
 
 

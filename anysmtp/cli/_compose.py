@@ -61,6 +61,9 @@ class Fields:
 
 def letters(files: Sequence[str], fields: Fields) -> list[Letter]:
     """What is to be sent. UsageError for what cannot be."""
+    if [*files, fields.body, *map(str, fields.attach)].count("-") > 1:
+        # It would be empty the second time.
+        raise click.UsageError("- is standard input, which can be read once")
     if files and fields.are_of_a_new_message:
         raise click.UsageError(
             "a FILE is a whole message: only --from and --to go with it, and change its envelope"

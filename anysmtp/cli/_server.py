@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import click
 from click.core import ParameterSource
 
-from .. import SMTP, Options, TLSMode, create_tls_context
+from .. import LMTP, SMTP, Options, TLSMode, create_tls_context
 from ._secrets import VARIABLE, password_for
 
 Command = Callable[..., Any]
@@ -48,7 +48,8 @@ _OPTIONS = (
         envvar="ANYSMTP_URL",
         show_envvar=True,
         required=True,
-        help="smtp://, smtps:// or smtp+starttls://[USER@]HOST[:PORT], or smtp+unix:///PATH.",
+        help="smtp://, smtps:// or smtp+starttls://[USER@]HOST[:PORT], lmtp://HOST:PORT, or "
+        "smtp+unix:///PATH, lmtp+unix:///PATH.",
     ),
     click.option(
         "--username",
@@ -104,8 +105,9 @@ class Server:
             options["username"] = self.username
         if (password := self._password(parts)) is not None:
             options["password"] = password
+        kind = LMTP if parts.scheme in ("lmtp", "lmtp+unix") else SMTP
         try:
-            return SMTP.from_url(self.server, **options)
+            return kind.from_url(self.server, **options)
         except ValueError as error:
             raise click.UsageError(in_other_words(str(error))) from None
 

@@ -1,9 +1,9 @@
 """What is written beside the pages for programs that read: ``llms.txt`` and ``llms-full.txt``.
 
 The first is a list of the pages in the order of the contents, each with its first sentence, in the
-form of https://llmstxt.org; the second has all their text, signatures and docstrings too. And a
-page that loads something from another host is a warning: what is built here is read without a
-network, the search too, which is Sphinx's own.
+form of https://llmstxt.org; the second has all their text, signatures and docstrings too. A page
+that says nothing in a first sentence is a warning. So is one that loads something from another
+host: what is built here is read without a network, the search too, which is Sphinx's own.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ def write(app: Sphinx, error: Exception | None) -> None:
     pages = list(pages_of(env))
     lines = [f"# {app.config.project}\n", f"> {first_sentence(env, pages[0])}\n", "## Pages\n"]
     for page in pages:
-        title = env.titles[page].astext()
-        lines.append(f"- [{title}]({page}.html): {first_sentence(env, page)}")
+        title, sentence = env.titles[page].astext(), first_sentence(env, page)
+        lines.append(f"- [{title}]({page}.html): {sentence}")
+        if not sentence:
+            logger.warning("%s has no first sentence", page)
     (folder / "llms.txt").write_text("\n".join(lines) + "\n", "utf-8")
     (folder / "llms-full.txt").write_text("\n\n".join(_texts(app, pages)), "utf-8")
     _look_for_other_hosts(folder)

@@ -108,9 +108,6 @@ def test_sender_and_recipients_can_be_others(letters: Path) -> None:
     assert envelopes == [("list@x.test", ["carol@x.test"])] * 3
 
 
-# Refusals.
-
-
 def test_what_is_refused_for_now_is_tried_again_and_what_is_refused_for_good_on_request(
     tmp_path: Path,
 ) -> None:
@@ -188,9 +185,6 @@ def test_what_cannot_be_read_is_told(
     assert told(bulk(sink, letters).output) == "0 accepted, 3 accepted before"
 
 
-# What was edited.
-
-
 def test_what_was_accepted_and_edited_is_named_and_not_sent_again(
     sink: Sink, letters: Path
 ) -> None:
@@ -210,9 +204,6 @@ def test_what_was_refused_and_edited_is_sent(tmp_path: Path) -> None:
         assert bulk(server, path).code == Exit.REFUSED
         (path / "a.eml").write_bytes(eml("a", "carol@x.test"))
         assert bulk(server, path).code == Exit.OK
-
-
-# In doubt, and interrupted.
 
 
 def test_what_is_in_doubt_is_listed_by_each_run_and_sent_on_request(
@@ -245,9 +236,6 @@ def test_a_connection_that_is_lost_leaves_the_rest_for_the_next_run(
     assert ran.code == Exit.UNREACHABLE
     assert ran.value["not_sent"] == 3
     assert told(bulk(sink, letters).output) == "3 accepted"
-
-
-# The journal.
 
 
 def test_a_journal_belongs_to_its_source(sink: Sink, letters: Path, tmp_path: Path) -> None:
@@ -369,9 +357,6 @@ def test_an_mbox_is_known_by_its_message_ids(sink: Sink, tmp_path: Path) -> None
     assert "message 3: was accepted, and edited since" in ran.errors
 
 
-# Wrong use.
-
-
 def test_wrong_use_is_told_before_there_is_a_journal(
     sink: Sink, letters: Path, tmp_path: Path
 ) -> None:
@@ -385,6 +370,7 @@ def test_wrong_use_is_told_before_there_is_a_journal(
         ((letters, "--from", "nonsense@"), "nonsense@"),
         ((letters, "--to", "nonsense@"), "nonsense@"),
         ((letters, "--journal", tmp_path / "no" / "where"), "unable to open"),
+        ((Path("/"),), "nothing can stand beside /: --journal says where it is"),
     ):
         ran = bulk(sink, *arguments)
         assert ran.code == Exit.USAGE, arguments

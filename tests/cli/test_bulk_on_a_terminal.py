@@ -160,11 +160,13 @@ def test_a_terminal_that_can_do_nothing_has_no_bar(tmp_path: Path) -> None:
 
 def test_on_a_narrow_terminal_the_bar_has_what_room_there_is(tmp_path: Path) -> None:
     path = folder(tmp_path / "letters", ["a", "b"])
-    narrow = {"COLUMNS": "40"}
-    with Sink() as sink, Terminal("bulk", str(path), "--server", url(sink), variables=narrow) as it:
-        assert it.wait_closed() == Exit.OK
+    with (
+        Sink() as sink,
+        Terminal("bulk", str(path), "--server", url(sink), width=40) as terminal,
+    ):
+        assert terminal.wait_closed() == Exit.OK
     assert looks_like(
-        drawn(it.shown, width=40),
+        terminal.screen,
         r"━+ 2/2 +[-0-9.]+/s 0:00:00 left",
         "accepted 2  refused 0  in doubt 0",
         "2 messages in .* s: 2 accepted",

@@ -13,7 +13,8 @@ from typing import NoReturn
 import anyio
 import pytest
 
-from anysmtp.cli import _loop
+from anysmtp.__main__ import main
+from anysmtp.cli import _app, _loop
 from anysmtp.cli._exit import Exit
 from anysmtp.testing import STALL
 from support.cli import Ran, cli, command, environment
@@ -139,6 +140,51 @@ def test_a_name_that_is_being_looked_up_does_not_keep_it(
     assert process.returncode == Exit.INTERRUPTED
     assert b"interrupted" in errors
     assert b"Traceback" not in errors
+
+
+# An import that takes long, in the time in which the commands are imported.
+STUCK_IMPORT = """
+    import sys, threading
+    from anysmtp.__main__ import main
+
+    class Stuck:
+        def find_spec(self, name, path=None, target=None):
+            if name == "anysmtp.cli._app":
+                print("stuck", flush=True)
+                threading.Event().wait()
+
+    sys.meta_path.insert(0, Stuck())
+    sys.exit(main())
+"""
+
+
+def test_ctrl_c_while_the_commands_are_imported_is_no_traceback() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(STUCK_IMPORT), "send"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"stuck\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=AT_ONCE)
+    assert (process.returncode, errors) == (Exit.INTERRUPTED, b"interrupted\n")
+
+
+def test_a_process_that_has_done_its_work_is_not_interrupted_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handlers: dict[object, object] = {}
+
+    def interrupted(_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(_app, "run", interrupted)
+    monkeypatch.setattr(sys, "argv", ["anysmtp", "send"])
+    assert main() == Exit.INTERRUPTED
+    assert handlers == {signal.SIGINT: signal.SIG_IGN}
 
 
 class Left(BaseException):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from typing import Any
 
 import anyio
 import pytest
@@ -98,7 +100,62 @@ def test_postfix_is_found_to_be_in_order(
         assert shown in terminal.shown
 
 
-def test_postfix_without_tls_is_found_to_be_that(postfix: Postfix) -> None:
-    with Terminal("probe", f"127.0.0.1:{postfix.ports['plain']}") as terminal:
+# What is wrong with a server, by its TLS, the mode that is asked for, and what is said of it.
+WRONG: dict[str, tuple[dict[str, str], str, str]] = {
+    "no STARTTLS": ({}, "starttls", "STARTTLS is not offered"),
+    "expired": (
+        {"starttls": "server_expired"},
+        "starttls",
+        "the certificate expired on 2001-02-01",
+    ),
+    "another name": (
+        {"implicit_tls": "server_misnamed"},
+        "implicit",
+        "the certificate is for elsewhere.example.org, and not for localhost",
+    ),
+    "TLS too late": ({"starttls": "server"}, "implicit", "does not begin with TLS"),
+    "TLS too early": ({"implicit_tls": "server"}, "starttls", "begins with TLS"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG.values(), ids=WRONG)
+def test_what_is_wrong_with_aiosmtpd_is_said_in_red(
+    case: tuple[dict[str, str], str, str], certificates: Certificates
+) -> None:
+    tls, mode, said = case
+    contexts: dict[str, Any] = {key: getattr(certificates, name) for key, name in tls.items()}
+    options = ("--tls", mode, "--cafile", str(certificates.cafile), "--timeout", "1")
+    with (
+        AiosmtpdServer(**contexts) as server,
+        Terminal("probe", f"localhost:{server.port}", *options) as terminal,
+    ):
         assert terminal.wait_closed() == Exit.TROUBLE
-    assert "WRONG  STARTTLS is not offered" in terminal.shown
+    assert re.search(rf"\x1b\[1;31m  WRONG  .*{re.escape(said)}", terminal.shown)
+    assert "Nothing is wrong" not in terminal.shown
+
+
+# The same of Postfix: its port, the mode that is asked for, and what is said.
+WRONG_WITH_POSTFIX = {
+    "no STARTTLS": ("plain", "starttls", "STARTTLS is not offered"),
+    "TLS too late": ("submission", "implicit", "does not begin with TLS"),
+    "TLS too early": ("smtps", "starttls", "begins with TLS"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_WITH_POSTFIX.values(), ids=WRONG_WITH_POSTFIX)
+def test_what_is_wrong_with_postfix_is_said(
+    case: tuple[str, str, str], postfix: Postfix, certificates: Certificates
+) -> None:
+    port, mode, said = case
+    options = ("--tls", mode, "--cafile", str(certificates.cafile), "--timeout", "1")
+    with Terminal("probe", f"localhost:{postfix.ports[port]}", *options) as terminal:
+        assert terminal.wait_closed() == Exit.TROUBLE
+    assert re.search(rf"WRONG  .*{re.escape(said)}", terminal.shown)
+
+
+def test_the_demo_shows_what_its_server_received() -> None:
+    pytest.importorskip("trio", reason="trio is not installed")
+    with Terminal("demo") as terminal:
+        assert terminal.wait_closed() == Exit.OK
+    assert "Grüße aus Zürich ⛵" in terminal.shown
+    assert "What the server received is what was sent." in terminal.shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from collections.abc import Callable
@@ -102,6 +103,30 @@ def test_it_comes_from_the_keyring(
     assert passwords == [SECRET, SECRET, SECRET]
 
 
+def test_the_package_itself_says_it_in_this_way(
+    passwords: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "keyring")
+    package: Any = pytest.importorskip("keyring", reason="keyring is not installed")
+    backend: Any = importlib.import_module("keyring.backend")
+
+    class Keyring(backend.KeyringBackend):  # type: ignore[misc]
+        priority = 1
+        set_password = None
+        is_locked = False
+
+        def get_password(self, service: str, username: str) -> str:
+            if self.is_locked:
+                raise package.errors.KeyringLocked("locked")
+            return f"{SECRET} of {username} at {service}"
+
+    package.set_keyring(Keyring())
+    send()
+    assert passwords == [f"{SECRET} of ann at localhost"]
+    monkeypatch.setattr(Keyring, "is_locked", True)
+    assert "the keyring was of no help: locked" in send().errors
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -166,9 +191,6 @@ def test_a_password_file_without_one_is_a_wrong_call(
     assert ran.code == Exit.USAGE
     assert said in ran.errors
     assert SECRET not in ran.errors
-
-
-# ---- never an argument, and nowhere to be read
 
 
 def test_no_option_takes_a_password() -> None:

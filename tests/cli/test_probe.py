@@ -137,8 +137,6 @@ def test_it_says_only_what_changes_nothing(certificates: Certificates, ca: tuple
     assert said == [b"EHLO", b"STARTTLS", b"EHLO", b"NOOP", b"QUIT"]
 
 
-# ---- what can be wrong
-
 CERTIFICATES = {
     "server_expired": ["certificate_expired"],
     "server_misnamed": ["certificate_name"],

@@ -126,6 +126,14 @@ def test_all_messages_go_over_one_connection(tmp_path: Path) -> None:
         assert server.server.connection.commands[-1] == b"QUIT\r\n"
 
 
+def test_a_mail_store_is_spoken_to_in_lmtp() -> None:
+    with ThreadedServer(lmtp=True, script={". <carol@x.test>": "452 4.2.2 full"}) as server:
+        ran = send(server, *NEW, "--to", "carol@x.test", scheme="lmtp")
+    assert ran.code == Exit.REFUSED
+    assert ran.output.startswith("the message: accepted for bob@x.test: 250 ")
+    assert ran.errors == "the message: refused for carol@x.test: 452 4.2.2 full\n"
+
+
 @pytest.mark.parametrize("scheme", ["smtp+starttls", "smtps"])
 def test_it_encrypts_and_logs_in(
     scheme: str, certificates: Certificates, request: pytest.FixtureRequest
@@ -145,9 +153,6 @@ def test_the_mode_of_tls_is_an_option_too(
     options = ("--tls", "implicit", "--cafile", str(certificates.cafile))
     ran = cli("send", *NEW, *options, ANYSMTP_URL=url, ANYSMTP_PASSWORD=USERS["ann"])
     assert ran.code == Exit.OK
-
-
-# ---- how it can end
 
 
 def test_a_recipient_that_is_refused_is_said(certificates: Certificates) -> None:
@@ -283,8 +288,6 @@ def test_a_file_that_is_no_message_does_not_keep_others_back(
     assert len(aiosmtpd_plain.messages) == 1
 
 
-# ---- for machines
-
 REPLY = {"code": int, "enhanced": str, "text": str}
 SCHEMA = {
     "exit_code": int,
@@ -338,9 +341,6 @@ def test_the_json_of_what_was_not_tried_has_no_type_of_error(tmp_path: Path) -> 
     assert untried["seconds"] is None
 
 
-# ---- the dialogue
-
-
 def test_the_dialogue_is_shown_with_timings_and_without_secrets(
     aiosmtpd_starttls: AiosmtpdServer, certificates: Certificates
 ) -> None:
@@ -374,13 +374,16 @@ def test_what_a_server_says_does_nothing_to_the_terminal() -> None:
     assert r"554 \x1b[31m\x07 [red]no[/red]" in ran.errors
 
 
-# ---- wrong calls
-
 WRONG: dict[str, tuple[list[str], str]] = {
     "nothing": ([], "nothing to send"),
     "only an envelope": (["--from", "a@x.test", "--to", "b@x.test"], "nothing to send"),
     "nobody it is from": (["--to", "b@x.test", "--body", "x"], "a new message needs --from"),
     "a field beside a file": (["-", "--subject", "x"], "a FILE is a whole message"),
+    "two files from one stream": (["-", "-"], "- is standard input, which can be read once"),
+    "text and a file from one stream": (
+        [*NEW[:-1], "-", "--attach", "-"],
+        "- is standard input, which can be read once",
+    ),
     "no such file": (["nowhere.eml"], "nowhere.eml: No such file or directory"),
     "no such attachment": ([*NEW, "--attach", "nowhere"], "nowhere: No such file or directory"),
     "a line end in a field": ([*NEW, "--subject", "a\nb"], "not a message: "),

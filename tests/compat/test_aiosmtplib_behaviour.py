@@ -423,6 +423,17 @@ async def test_a_message_without_sender_or_recipients(lib: Any) -> None:
     assert server.messages == []
 
 
+def check_what_is_known_of_the_transport(client: Any, server: AiosmtpdServer) -> None:
+    assert client.get_transport_info("cipher")[1].startswith("TLS")
+    assert client.get_transport_info("peercert")["issuer"]
+    assert client.get_transport_info("ssl_object").version()
+    assert client.get_transport_info("compression") is None
+    assert client.get_transport_info("peername") == (server.host, server.port)
+    assert client.get_transport_info("sockname")[0] == server.host
+    assert client.get_transport_info("socket").fileno() > 0
+    assert client.get_transport_info("anything") is None
+
+
 async def test_starttls_where_it_is_offered(
     lib: Any, aiosmtpd_starttls: AiosmtpdServer, certificates: Certificates
 ) -> None:
@@ -436,6 +447,7 @@ async def test_starttls_where_it_is_offered(
     )
     async with client:
         assert client.get_transport_info("sslcontext") is not None
+        check_what_is_known_of_the_transport(client, server)
         assert set(client.supported_auth_methods) == {"plain", "login"}
         assert set(client.server_auth_methods) == {"plain", "login"}
         assert client.last_ehlo_response.code == 250
@@ -473,14 +485,7 @@ async def test_implicit_tls(
     )
     async with client:
         assert client.get_transport_info("sslcontext") is certificates.client
-        assert client.get_transport_info("cipher")[1].startswith("TLS")
-        assert client.get_transport_info("peercert")["issuer"]
-        assert client.get_transport_info("ssl_object").version()
-        assert client.get_transport_info("compression") is None
-        assert client.get_transport_info("peername") == (server.host, server.port)
-        assert client.get_transport_info("sockname")[0] == server.host
-        assert client.get_transport_info("socket").fileno() > 0
-        assert client.get_transport_info("anything") is None
+        check_what_is_known_of_the_transport(client, server)
         await client.ehlo()
         await client.auth_plain("ann", USERS["ann"])
         await client.send_message(letter())

@@ -51,9 +51,6 @@ def far_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anyio, "connect_tcp", connect_tcp)
 
 
-# The end of a client
-
-
 @pytest.mark.anyio
 async def test_close_does_not_wait_and_the_server_sees_it() -> None:
     async with ScriptedServer() as server:
@@ -170,9 +167,6 @@ async def test_a_cancelled_connect_leaves_nothing() -> None:
         await server.wait_closed()
 
 
-# Several tasks
-
-
 @pytest.mark.anyio
 async def test_tasks_take_turns_and_no_timeout_counts_the_waiting() -> None:
     script = {".": [Act(late=0.6) for _ in range(4)]}
@@ -248,9 +242,6 @@ async def test_a_connect_that_was_closed_does_not_end_the_one_that_followed() ->
         client.close()
 
 
-# Errors
-
-
 @pytest.mark.anyio
 async def test_the_cause_says_what_became_of_the_message() -> None:
     async with (
@@ -288,6 +279,18 @@ async def test_a_message_that_is_too_large_is_not_sent() -> None:
             await client.send_message(letter())
     assert (caught.value.code, caught.value.sender) == (552, SENDER)
     assert server.connection.verbs == ["EHLO", "QUIT"]
+
+
+@pytest.mark.anyio
+async def test_an_address_beyond_ascii_needs_no_option_but_a_server_that_takes_it() -> None:
+    keywords = ["SMTPUTF8", "8BITMIME"]
+    async with ScriptedServer(keywords=keywords) as server, await connected(server) as client:
+        await client.sendmail("é@x.test", RECIPIENTS, RAW)
+    assert server.messages[0].sender == "é@x.test"
+    async with ScriptedServer() as server, await connected(server) as client:
+        with pytest.raises(aiosmtplib.SMTPNotSupported):
+            await client.sendmail("é@x.test", RECIPIENTS, RAW)
+    assert server.messages == []
 
 
 def test_a_goodbye_that_comes_between_commands_is_a_lost_connection() -> None:
@@ -329,9 +332,6 @@ async def test_a_name_that_does_not_resolve_and_a_network_that_does_not_answer(
         monkeypatch.setattr(anyio, "connect_tcp", fail)
         with pytest.raises(kind, match=f"smtp.example.test on port 587: {error}"):
             await SMTP(hostname="smtp.example.test", start_tls=True).connect()
-
-
-# Encryption
 
 
 @pytest.mark.anyio
@@ -392,9 +392,6 @@ async def test_a_client_certificate(certificates: Certificates) -> None:
     assert server.connection.client_certificate is not None
 
 
-# Logins
-
-
 @pytest.mark.anyio
 async def test_a_login_does_not_cross_a_network_in_clear_unasked(far_away: None) -> None:
     options = {"username": "ann", "password": "secret"}
@@ -452,9 +449,6 @@ async def test_an_empty_password_is_one() -> None:
         await connected(server, username="ann"),
     ):
         pass
-
-
-# The roads to a server
 
 
 @pytest.mark.anyio
@@ -525,9 +519,6 @@ def test_the_default_ports() -> None:
     assert SMTP(use_tls=True).server_port == 465
     assert SMTP(start_tls=True).server_port == 587
     assert SMTP(port=2525, use_tls=True).server_port == 2525
-
-
-# What belongs to the façade's own ways
 
 
 @pytest.mark.anyio

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import importlib
+import importlib.util
 import inspect
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator
@@ -138,14 +140,18 @@ def test_an_exception_has_the_same_bases_arguments_and_attributes(name: str) -> 
     ours: Any = getattr(facade, name)
     assert _bases(ours) == _bases(theirs)
     assert [p[1:] for p in _shape(ours)] == [p[1:] for p in _shape(theirs)]
-    values: list[Any] = (
-        [550, "no", "a@x.test"] if issubclass(theirs, aiosmtplib.SMTPResponseException) else ["no"]
-    )
-    arguments = values[: len(_shape(theirs))]
-    error, expected = ours(*arguments), theirs(*arguments)
+    error, expected = _made(ours, like=theirs), _made(theirs, like=theirs)
     assert error.args == expected.args
     assert str(error) == str(expected)
     assert _attributes(expected).items() <= _attributes(error).items()
+
+
+def _made(kind: Any, *, like: Any) -> Exception:
+    """One of this kind, with the arguments that the other takes."""
+    has_reply = issubclass(like, aiosmtplib.SMTPResponseException)
+    values: list[Any] = [550, "no", "a@x.test"] if has_reply else ["no"]
+    made: Exception = kind(*values[: len(_shape(like))])
+    return made
 
 
 def test_a_response_is_the_same_tuple() -> None:
@@ -155,11 +161,46 @@ def test_a_response_is_the_same_tuple() -> None:
     assert str(ours) == str(theirs)
 
 
-def test_the_page_has_the_status_of_every_public_name() -> None:
+def test_the_table_of_the_page_has_every_public_name_and_no_other() -> None:
+    told = {name for names, _ in _table() for name in names}
+    members = {name for name, _ in _methods(aiosmtplib.SMTP)} | {*_attributes(aiosmtplib.SMTP())}
+    public = {name for name in members if name[0] != "_"} | {*aiosmtplib.__all__, "__version__"}
+    public |= {*inspect.signature(aiosmtplib.send).parameters} | _attributes_of_exceptions()
+    public |= {f"aiosmtplib.{name}" for name in _their_modules()}
+    public |= {name for module in MODULES for name in _names_in(_modules(module)[0])}
+    assert told == public - NOT_PUBLIC
+
+
+def test_what_the_table_says_is_not_there_is_not() -> None:
+    missing = {name for names, status in _table() for name in names if "not there" in status}
+    modules = {name.removeprefix("aiosmtplib.") for name in missing if "." in name}
+    assert modules == {*_their_modules()} - {*MODULES}
+    assert not any(hasattr(facade, name) for name in missing - {f"aiosmtplib.{m}" for m in modules})
+    assert not any(importlib.util.find_spec(f"{facade.__name__}.{name}") for name in modules)
+
+
+def _table() -> Iterator[tuple[list[str], str]]:
+    """The rows of the table: names, and their status."""
     page = PAGE.read_text("utf-8")
-    told = {*re.findall(r"``(\w+)(?:\(\))?``", page[page.index("Only the import\n") :])}
-    members = {name for name, _ in _methods(aiosmtplib.SMTP)}
-    members |= {*_attributes(aiosmtplib.SMTP())}
-    options = {*inspect.signature(aiosmtplib.send).parameters}
-    public = {name for name in members if name[0] != "_"} | {*aiosmtplib.__all__} | options
-    assert public - told == set()
+    table = page[page.index("\nAll names, and their status") : page.index("\nSMTP and send\n")]
+    for row in table.split("   * - ")[2:]:
+        names, _, status = row.partition("     - ")
+        yield re.findall(r"``([\w.]+)(?:\(\))?``", names), status
+
+
+def _their_modules() -> list[str]:
+    """But for the one that asks at a terminal for a message to send."""
+    return [
+        module.name
+        for module in pkgutil.iter_modules(aiosmtplib.__path__)
+        if module.name != "__main__"
+    ]
+
+
+def _names_in(module: ModuleType) -> set[str]:
+    return {*module.__all__} | {name for name in vars(module) if name.isupper()}
+
+
+def _attributes_of_exceptions() -> set[str]:
+    kinds = [getattr(aiosmtplib, name) for name in EXCEPTIONS]
+    return {name for kind in kinds for name in _attributes(_made(kind, like=kind))}

@@ -418,8 +418,6 @@ def test_ascii_addresses_do_without_idna(monkeypatch: pytest.MonkeyPatch) -> Non
         parse_address("a@bücher.example")
 
 
-# ---- without a parser
-
 PLAIN_PIECES = st.sampled_from(
     [
         "a",

@@ -94,9 +94,6 @@ def test_lines_are_folded_as_the_messages_policy_says() -> None:
     assert header(built(wide, Subject=words)).count(b"\r\n") == 0
 
 
-# ---- the header section without SMTPUTF8
-
-
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
@@ -166,9 +163,6 @@ def test_modern_parts_in_a_legacy_message() -> None:
     assert b"filename*=utf-8''Gr%C3%BC%C3%9Fe.txt" in written
 
 
-# ---- the header section with SMTPUTF8
-
-
 @pytest.mark.parametrize("value", ["Jörg <jörg@bücher.example>, b@x", "Grüße"])
 def test_header_fields_are_written_in_utf8(policy: Policy[Any], value: str) -> None:
     name = "To" if "@" in value else "Subject"
@@ -211,9 +205,6 @@ def test_only_local_parts_need_smtputf8(
 def test_parsed_local_parts_need_smtputf8_too(policy: Policy[Any]) -> None:
     assert needs_utf8(parsed("To: A\n <jörg@x>\n\n", policy))
     assert not needs_utf8(parsed(b"To: \xff <a@x>\n\n", policy))
-
-
-# ---- 8-bit and 7-bit bodies
 
 
 def test_8bit_text_stays_8bit_where_it_may() -> None:
@@ -289,9 +280,6 @@ def test_7bit_messages_are_the_same_either_way(policy: Policy[Any]) -> None:
     message.attach(MIMEText("Grüße", _charset=cast("Any", charset)))
     message.attach(MIMEApplication(b"\xff" * 100))
     assert octets(message) == octets(message, seven_bit=True)
-
-
-# ---- what cannot be written
 
 
 @pytest.mark.parametrize("value", ["a\nBcc: b@x", "a\r\n\r\nbody", "a\n\nbody", "a\nb", "a\rb"])
@@ -421,9 +409,6 @@ def test_a_policy_whose_owner_set_how_it_folds_is_looked_at_too(value: str) -> N
             serialise(message)
 
 
-# ---- how much memory it takes
-
-
 @pytest.mark.parametrize("cte", ["base64", "8bit", "7bit"])
 def test_memory_does_not_grow_with_the_message(cte: str) -> None:
     message = EmailMessage()
@@ -441,9 +426,6 @@ def test_memory_does_not_grow_with_the_message(cte: str) -> None:
     tracemalloc.stop()
     assert written == content.size > 6_000_000
     assert peak < 1024 * 1024
-
-
-# ---- how much work it is
 
 
 def test_the_estimate_is_the_payload_of_an_ordinary_message() -> None:

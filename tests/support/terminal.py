@@ -6,11 +6,14 @@ shown, and Ctrl-C is a key.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import select
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Mapping
@@ -19,6 +22,7 @@ from types import TracebackType
 from .cli import command, environment
 
 _PATIENCE = 30.0
+_ROWS = 25
 
 # What a terminal takes as one: a sequence that begins with ESC, or a character (ECMA-48).
 _PIECES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|.", re.DOTALL)
@@ -57,15 +61,21 @@ def drawn(shown: str, width: int = 80) -> list[str]:
 class Terminal:
     """A context manager; `shown` is what the person has seen until now."""
 
-    def __init__(self, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *arguments: str, variables: Mapping[str, str] | None = None, width: int = 80
+    ) -> None:
         self.shown = ""
+        self._width = width
         self._variables = {"TERM": "xterm-256color", **(variables or {})}
         self._command = [sys.executable, "-c", _TAKE_TERMINAL, *command(*arguments)]
 
     def __enter__(self) -> Terminal:
         self._screen, theirs = os.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, self._width, 0, 0))
         given = environment(**self._variables)
-        del given["NO_COLOR"]
+        # What says in a terminal's stead how wide it is, or that it has no colours.
+        for name in ("NO_COLOR", "COLUMNS", "LINES"):
+            given.pop(name, None)
         try:
             self._process = subprocess.Popen(
                 self._command,
@@ -92,7 +102,7 @@ class Terminal:
     @property
     def screen(self) -> list[str]:
         """What stands there now: the lines, without what was written over."""
-        return drawn(self.shown)
+        return drawn(self.shown, self._width)
 
     def wait_for(self, text: str | threading.Event) -> None:
         """Wait until this is shown, or until this has happened elsewhere."""

@@ -19,8 +19,9 @@ import anyio
 from anyio.lowlevel import current_token
 
 from ... import Extensions, Reply, SMTPConnection, errors
+from ..._connection import stream_of
 from ._config import Configured, checked_local_hostname
-from ._stream import ClientStream, open_stream, place_of
+from ._stream import ClientStream, info_of, open_stream, place_of
 from ._translate import OPENING_ERRORS, opening_error, response_of, translated
 from .errors import (
     SMTPConnectTimeoutError,
@@ -109,13 +110,13 @@ class Session(Configured):
     def get_transport_info(self, key: str) -> Any:
         """What is known of the connection under one of asyncio's keys; None if it is not known.
 
-        ``peername``, ``sockname``, ``socket``, ``sslcontext``; under TLS that was there from the
-        first octet ``ssl_object``, ``cipher``, ``peercert`` and ``compression`` too.
-        SMTPServerDisconnected without a connection.
+        ``peername``, ``sockname``, ``socket``; under TLS ``sslcontext``, ``ssl_object``,
+        ``cipher``, ``peercert`` and ``compression`` too. SMTPServerDisconnected without a
+        connection.
         """
-        if not self.is_connected or self.transport is None:
+        if self.protocol is None or self.protocol.is_closed:
             raise SMTPServerDisconnected("not connected")
-        return self._tls_context if key == "sslcontext" else self.transport.info(key)
+        return self._tls_context if key == "sslcontext" else info_of(stream_of(self.protocol), key)
 
     def close(self) -> None:
         """Close the connection at once, without QUIT; nothing happens if there is none."""

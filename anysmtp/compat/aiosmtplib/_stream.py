@@ -16,7 +16,9 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
+from ..._protocol._parser import ReplyParser
 from ._config import Configured
+from ._translate import response_of
 from .response import SMTPResponse
 
 # No greeting that anysmtp reads is longer.
@@ -44,21 +46,12 @@ class ClientStream(ByteStream):
 
     def take_greeting(self) -> SMTPResponse:
         """The first reply that came, once somebody has read it and found it in order."""
-        heard, self._heard = bytes(self._heard or b""), None
-        lines = heard.split(b"\n")
-        last = next(number for number, line in enumerate(lines) if line[3:4] != b"-")
-        text = b"\n".join(line[4:].strip() for line in lines[: last + 1])
-        return SMTPResponse(int(heard[:3]), text.decode("utf-8", "surrogateescape"))
-
-    def info(self, key: str) -> Any:
-        """What an asyncio transport would say under this key; None if it is not known."""
-        if key == "compression":
-            tls = self.extra(TLSAttribute.ssl_object, None)
-            return None if tls is None else tls.compression()
-        try:
-            return None if key not in _INFO else self.extra(_INFO[key], None)
-        except OSError:
-            return None  # The other end has just hung up.
+        parser = ReplyParser()
+        parser.feed(bytes(self._heard or b""))
+        self._heard = None
+        greeting = parser.next_reply()
+        assert greeting is not None
+        return response_of(greeting)
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         data = await self._stream.receive(max_bytes)
@@ -79,6 +72,17 @@ class ClientStream(ByteStream):
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         attributes: Mapping[Any, Callable[[], Any]] = cast("Any", self._stream).extra_attributes
         return attributes
+
+
+def info_of(stream: ByteStream, key: str) -> Any:
+    """What an asyncio transport would say under this key; None if it is not known."""
+    if key == "compression":
+        tls = stream.extra(TLSAttribute.ssl_object, None)
+        return None if tls is None else tls.compression()
+    try:
+        return None if key not in _INFO else stream.extra(_INFO[key], None)
+    except OSError:
+        return None  # The other end has just hung up.
 
 
 def place_of(client: Configured) -> str:

@@ -362,7 +362,7 @@ class Channel:
     async def _read(self) -> None:
         """Read once, for everybody who waits."""
         self._is_read = True
-        if len(self.session.awaited) > 1:
+        if self.session.awaits > 1:
             # They may come one by one.
             self.link.acknowledge_at_once()
         try:

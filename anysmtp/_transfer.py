@@ -68,13 +68,10 @@ class Body:
         if self.size is None or self.size > ONE_WRITE:
             return None
         chunks = self.chunks
-        if isinstance(chunks, tuple):
-            # Of one piece it makes no copy.
-            whole = b"".join(chunks)
-        elif isinstance(chunks, Iterable):
-            whole = b"".join(chunks)
-        else:
+        if not isinstance(chunks, (tuple, Iterable)):
             return None
+        # Of one piece it makes no copy.
+        whole = b"".join(chunks)
         return stuffed(whole) + END if self.chunk is None else self.chunk.line + whole
 
     def form(self) -> tuple[bytes, Callable[[bytes], bytes], bytes]:

@@ -96,9 +96,7 @@ class Turns:
         return True
 
     async def take(self, turn: Turn) -> None:
-        """Wait for the turn; a passenger may be under way already when this returns."""
-        if self.take_now(turn):
-            return
+        """Wait for a turn that is not free; a passenger may be under way when this returns."""
         self._waiting.append(turn)
         if turn.clock is not None:
             turn.clock.stop()

@@ -41,3 +41,14 @@ async def test_who_has_no_clock_waits_for_his_turn_and_for_his_reply_as_long_as_
             hold.set()
         await channel.close("done")
     assert codes == [250, 250]
+
+
+async def test_a_socket_that_was_closed_meanwhile_is_asked_for_nothing() -> None:
+    async with ScriptedServer() as server:
+        stream = await anyio.connect_tcp("127.0.0.1", await server.listen())
+        link = Link(stream, "x.test", "x.test:25")
+        link.acknowledge_at_once()
+        await stream.aclose()
+        link.acknowledge_at_once()
+        with pytest.raises(anyio.ClosedResourceError):
+            await stream.receive()

@@ -194,7 +194,7 @@ async def test_who_is_turned_away_each_time_is_believed_where_others_are_turned_
             for _ in range(9):
                 group.start_soon(keep_busy)
             await anyio.sleep(0.5)
-            await smtp.sendmail("unlucky@x.test", "b@x.test", b"")
+            await smtp.sendmail("unlucky@x.test", "b@x.test", RAW)
             assert smtp.statistics().allowed_connections == 2
     assert count_of(server, b"MAIL FROM:<unlucky@") == 4
     assert len(server.messages) == 6 + 9 * 6 + 1

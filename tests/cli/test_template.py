@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -71,7 +72,12 @@ def test_spreadsheets_separate_the_columns_as_they_like(separator: str) -> None:
         "a\r\nBcc: eve@x.test",
         "a\rb",
         "a\x0bb",
-        "a\x00b",
+        pytest.param(
+            "a\x00b",
+            marks=pytest.mark.skipif(
+                sys.version_info < (3, 11), reason="the csv module of 3.10 takes no NUL at all"
+            ),
+        ),
         "a\u2028b",
         "a\x85b",
     ],

@@ -171,7 +171,8 @@ class Leases:
         is_old = claim.was_used or turn.has_boarded or channel.has_rested
         if is_old and (is_gone or sending.is_stale):
             reason = "the connection was worn out, taking a new one"
-            return Again(reason, is_last=True, has_begun=is_gone and error.reply is None)
+            has_begun = sending.has_begun and is_gone and error.reply is None
+            return Again(reason, is_last=True, has_begun=has_begun)
         return None
 
     def _is_too_many(self, error: SMTPException) -> bool:

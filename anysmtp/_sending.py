@@ -57,6 +57,7 @@ class Sending:
         "_pace",
         "_pipelining",
         "_transaction",
+        "has_begun",
     )
 
     def __init__(
@@ -76,6 +77,8 @@ class Sending:
         self._channel: Channel | None = None
         self._transaction: Transaction | None = None
         self._last: Awaited | None = None
+        self.has_begun = pace is None
+        """Whether it has had its turn by the rate, where there is one."""
 
     @property
     def needs_turn(self) -> bool:
@@ -115,6 +118,7 @@ class Sending:
             return b""
         if self._pace is not None:
             self._pace.begin_now()
+            self.has_begun = True
         return self._flight(turn)
 
     async def deliver(self, channel: Channel, turn: Turn) -> None:
@@ -175,11 +179,12 @@ class Sending:
             # Where the server may have gone away meanwhile, the message is not staked on a guess;
             # and the round trip is nothing against the wait.
             self._pipelining = "auto" if self._pipelining == "eager" else self._pipelining
-        has_begun = await channel.turns.rest(
+        is_possible = await channel.turns.rest(
             lambda: pace.begin(lambda: not is_alone or channel.looks_alive())
         )
+        self.has_begun = bool(is_possible)
         channel.check_open()
-        if not has_begun:
+        if not is_possible:
             raise channel.worn_out()
 
     def _plan(self, channel: Channel) -> None:

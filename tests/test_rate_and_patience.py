@@ -6,12 +6,13 @@ Nothing can be seen of their end before they are written to. In virtual time, on
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import anyio
 import pytest
 
-from anysmtp import SMTP, Limits
+from anysmtp import SMTP, Delivery, Limits, SMTPServerDisconnected
 from anysmtp.testing import DEFAULT_KEYWORDS, ScriptedServer
 from support.clients import SENDER, on_memory
 from support.leaks import no_leaks
@@ -63,3 +64,28 @@ async def test_a_message_that_waited_for_the_rate_goes_over_a_fresh_connection_a
     assert len(server.messages) == COUNT
     # One for each minute, and the first one at once.
     assert seconds == pytest.approx(60 * (COUNT - 1), abs=3)
+
+
+async def test_a_connection_that_ends_while_a_message_waits_for_the_rate_gives_it_no_turn() -> None:
+    server = ScriptedServer(keywords=[*DEFAULT_KEYWORDS, "CHUNKING"])
+    ends: dict[int, tuple[str, float]] = {}
+
+    async def send(smtp: SMTP, number: int) -> None:
+        delivery = Delivery()
+        with suppress(SMTPServerDisconnected):
+            await smtp.sendmail(SENDER, f"{number}@x.test", b"x", delivery=delivery)
+        ends[number] = delivery.outcome or "", anyio.current_time() - start
+
+    limits = Limits(max_connections=1, rate=(1, 60))
+    async with server, on_memory(server, limits=limits, pipelining="eager") as smtp:
+        await smtp.connect()
+        start = anyio.current_time()
+        server.hold()
+        async with anyio.create_task_group() as group:
+            for number in range(2):
+                group.start_soon(send, smtp, number)
+                await anyio.sleep(10)
+            # The second one waits on the connection that the first one is lost with.
+            await server.hang_up()
+            await server.release()
+    assert ends == {0: ("in_doubt", pytest.approx(20)), 1: ("accepted", pytest.approx(60))}

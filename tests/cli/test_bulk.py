@@ -52,6 +52,7 @@ def test_each_kind_of_source_is_sent_once(kind: str, sink: Sink, tmp_path: Path)
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_thousands_go_over_several_connections(backend: str, sink: Sink, tmp_path: Path) -> None:
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
     subjects = [f"m{number}" for number in range(1000)]
     box = mbox(tmp_path / "box", subjects)
     arguments = ("bulk", "--server", url(sink), str(box), "--connections", "2", "--json")

@@ -56,7 +56,7 @@ def test_the_bar_against_postfix(postfix: Postfix, tmp_path: Path) -> None:
         "accepted 30  refused 2  in doubt 0",
     )
     assert len(screen[0]) == 80
-    said = "".join(screen[2:])
+    said = terminal.said
     assert f"{path}/30.eml: refused for unknown@example.test: 550 5.1.1 " in said
     assert f"{path}/31.eml: refused for later@example.test: 450 4.2.0 " in said
     assert re.search(r"32 messages in [0-9.]+ s: 30 accepted, 2 refused", said)
@@ -117,7 +117,7 @@ def test_ctrl_c_while_the_server_has_a_message_leaves_it_in_doubt(tmp_path: Path
         terminal.wait_for(server.reached)
         terminal.type("\x03")
         assert terminal.wait_closed() == Exit.IN_DOUBT
-    said = "".join(terminal.screen)
+    said = terminal.said
     assert "Traceback" not in said
     assert f"{path}/a.eml: in doubt for bob@x.test, the server may have it: the send was" in said
     assert "1 in doubt, 1 not sent" in said

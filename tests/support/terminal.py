@@ -104,6 +104,11 @@ class Terminal:
         """What stands there now: the lines, without what was written over."""
         return drawn(self.shown, self._width)
 
+    @property
+    def said(self) -> str:
+        """What stands there as one text, in which a line that went on below is whole."""
+        return "".join(line.ljust(self._width) for line in self.screen)
+
     def wait_for(self, text: str | threading.Event) -> None:
         """Wait until this is shown, or until this has happened elsewhere."""
         end = time.monotonic() + _PATIENCE

@@ -126,14 +126,9 @@ class Channel:
         """Whether no other message is to be sent here, although the session is in order."""
         return self.is_stale or self.messages >= (self.max_messages or math.inf)
 
-    @property
-    def is_reusable(self) -> bool:
-        """Whether a look at an idle connection finds it as it was left."""
-        return self.is_idle and self.looks_alive()
-
     def looks_alive(self) -> bool:
-        """Whether a look finds nothing that has come on a connection that awaits nothing."""
-        return _connect.looks_alive(self.link)
+        """Whether a look at a connection that awaits nothing finds it as it was left."""
+        return self.is_open and _connect.looks_alive(self.link)
 
     def turn(self, turn: Turn | None = None) -> Speaking:
         """``async with channel.turn()``: wait until nobody else writes."""
@@ -153,7 +148,10 @@ class Channel:
         await self.catch_up(turn)
         is_behind = self.is_owed_to_others(turn)
         awaited = [self.session.send(command, sink, turn) for command in commands]
-        self._posted(commands)
+        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
+        if self._is_traced:
+            self._trace(">", (command.shown for command in commands))
+        self._time()
         await self.write(b"".join([command.line for command in commands]), is_behind=is_behind)
         await self.wait(awaited[-1], turn)
         if self.session.broken is not None:
@@ -201,17 +199,13 @@ class Channel:
         ``octets`` of a message go out with it; for ``take_yes`` see `Session.send_flight`.
         """
         awaited = self.session.send_flight(flight, turn, octets, take_yes)
-        self._posted([command for command, _ in flight], octets)
-        return awaited
-
-    def _posted(self, commands: Sequence[Command], octets: int = 0) -> None:
-        """They are queued: show them, and time the reply that is next."""
         self._is_traced = _wire.isEnabledFor(logging.DEBUG)
         if self._is_traced:
-            self._trace(">", (command.shown for command in commands))
+            self._trace(">", (command.shown for command, _ in flight))
             if octets:
                 self._trace(">", (f"(a message of {octets} octets)",))
         self._time()
+        return awaited
 
     async def write(self, data: bytes, *, is_behind: bool = False) -> None:
         """Write; a write that does not return is torn.
@@ -328,10 +322,6 @@ class Channel:
                 return True
         return False
 
-    def take_along(self) -> bytes:
-        """The first flights of those who are next, to leave with what the holder writes."""
-        return self.turns.take_along(self)
-
     def let_others_write(self, turn: Turn) -> None:
         """The holder has written all that he will, and goes on waiting."""
         if self.turns.holder is turn:
@@ -381,11 +371,10 @@ class Channel:
         session = self.session
         session.receive(data)
         try:
-            if not self._is_traced:
-                session.settle()
-            while (pair := session.next_reply()) is not None:
-                if self._is_traced:
-                    self._trace("<", pair.shown())
+            if self._is_traced or session.settle():
+                while (pair := session.next_reply()) is not None:
+                    if self._is_traced:
+                        self._trace("<", pair.shown())
         except SMTPProtocolError as error:
             error.server = self.link.server
             error.connection_closed = True

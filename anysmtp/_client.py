@@ -222,7 +222,8 @@ class SMTP(BaseMailer):
         await self._leases.abort()
 
     async def _deliver(self, job: Job, ledger: Ledger) -> None:
-        with self._life.call(admitted=True) as call:
+        seconds = self._settings.timeouts.command
+        with self._life.call(admitted=True, seconds=seconds) as call:
             again: Again | None = None
             while True:
                 if (again := await self._attempt(call, job, ledger, again)) is None:

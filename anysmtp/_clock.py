@@ -111,31 +111,43 @@ class Clock:
     __slots__ = (
         "_aborted",
         "_held",
+        "_is_fresh",
         "_is_running",
         "_scope",
         "_seconds",
         "_server",
         "_waiting_for",
+        "began",
         "hint",
     )
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, seconds: float | None = None) -> None:
+        """``seconds``: those of the first flight, if it may well leave at once: they run already,
+        and the deadline need not be moved for it.
+        """
         self._server = server
         self._held = False
-        self._is_running = False
+        self._is_running = self._is_fresh = seconds is not None
         self._aborted: str | None = None
         self._waiting_for = ""
-        self._seconds = 0.0
-        self._scope = anyio.CancelScope()
+        self._seconds = seconds or 0.0
+        self.began = anyio.current_time()
+        """When it was made, in the event loop's time."""
+        self._scope = anyio.CancelScope(
+            deadline=math.inf if seconds is None else self.began + seconds
+        )
         self.hint: str = ""
         """What to tell the user if the deadline passes."""
 
     def start(self, seconds: float | None, waiting_for: str) -> None:
         """From now on, so many seconds for this; no effect while the clock is held."""
         self._waiting_for = waiting_for
-        if seconds is None:
+        if self._is_fresh and seconds == self._seconds:
+            self._is_fresh = False
+        elif seconds is None:
             self.stop()
         elif not self._held:
+            self._is_fresh = False
             self._seconds = seconds
             self._is_running = True
             self._scope.deadline = anyio.current_time() + seconds
@@ -144,7 +156,7 @@ class Clock:
         """What follows is not timed."""
         # The seconds are kept: a deadline that has just passed may be felt only after this.
         if self._is_running and not self._held:
-            self._is_running = False
+            self._is_running = self._is_fresh = False
             self._scope.deadline = math.inf
 
     def hold(self, seconds: float | None, waiting_for: str) -> None:

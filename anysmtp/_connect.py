@@ -175,7 +175,7 @@ def looks_alive(link: Link) -> bool:
     dead after all, the message is not sent and goes over a fresh connection.
     """
     tls, sock = link.sockets()
-    if not (_is_quiet(tls) and _is_quiet(link.proxy_tls)):
+    if not all(_is_quiet(each) for each in (tls, link.proxy_tls) if each is not None):
         return False
     if sock is None or not hasattr(select, "poll"):
         return True
@@ -185,9 +185,7 @@ def looks_alive(link: Link) -> bool:
 
 
 def _is_quiet(tls: Any) -> bool:
-    """Whether a TLS object, if there is one, holds nothing that was not read."""
-    if tls is None:
-        return True
+    """Whether a TLS object holds nothing that was not read."""
     try:
         tls.read(1)
     except ssl.SSLWantReadError:

@@ -41,6 +41,7 @@ Outcome: TypeAlias = Literal["accepted", "refused", "not_sent", "in_doubt"]
 Phase: TypeAlias = Literal["waiting", "connecting", "envelope", "body", "reply", "done"]
 
 _NOT_SENT: tuple[Outcome, Reply | None] = ("not_sent", None)
+_IN_DOUBT: tuple[Outcome, Reply | None] = ("in_doubt", None)
 # From best to worst: what the server said yes to, said no to, was never asked, may have.
 _WORST: tuple[Outcome, ...] = ("accepted", "refused", "not_sent", "in_doubt")
 
@@ -114,17 +115,18 @@ class Ledger:
             facts[key] = _NOT_SENT
 
     def refuse(self, recipients: Iterable[str], reply: Reply) -> None:
-        self._write(recipients, "refused", reply)
+        self._facts.update(dict.fromkeys(recipients, ("refused", reply)))
 
     def hand_over(self, recipients: Iterable[str]) -> None:
         """The end of the message is about to leave: from here on the server may have it."""
         self.phase = "reply"
-        self._write(recipients, "in_doubt", None)
+        self._facts.update(dict.fromkeys(recipients, _IN_DOUBT))
 
     def settle(self, recipients: Iterable[str], reply: Reply) -> None:
         """The server's word on a message that it has."""
         self.finals.append(reply)
-        self._write(recipients, "accepted" if reply.is_positive else "refused", reply)
+        fact: tuple[Outcome, Reply] = ("accepted" if reply.code < 300 else "refused", reply)
+        self._facts.update(dict.fromkeys(recipients, fact))
 
     def take_back(self, recipients: Iterable[str]) -> None:
         """The server said, before it had taken the message, that it would not."""
@@ -134,7 +136,7 @@ class Ledger:
         """What the transactions of this send have come to; there was one at least."""
         accepted, last = self.replies("accepted"), self.finals[-1]
         return Receipt(
-            reply=last if last.is_positive else next(filter(_is_positive, reversed(self.finals))),
+            reply=last if last.code < 300 else next(filter(_is_positive, reversed(self.finals))),
             replies=tuple(self.finals),
             accepted=accepted,
             refused=self.replies("refused") if len(accepted) < len(self._facts) else {},
@@ -185,9 +187,6 @@ class Ledger:
             for key, (outcome, reply) in self._facts.items()
             if outcome == "not_sent" or (outcome == "refused" and reply and reply.is_transient)
         )
-
-    def _write(self, recipients: Iterable[str], outcome: Outcome, reply: Reply | None) -> None:
-        self._facts.update(dict.fromkeys(recipients, (outcome, reply)))
 
 
 class Delivery(Generic[K]):

@@ -117,9 +117,9 @@ class Leases:
         if not this one; ``is_held`` if this task may do other things with the client meanwhile.
         """
         pool = self.pool
-        if expired := pool.expired(anyio.current_time()):
+        now = call.began if again is None else anyio.current_time()
+        if expired := pool.expired(now):
             await close_all(expired, "the connection was idle for too long")
-        call.stop()
         failures = self._login_failures
         claim = pool.claim(
             turn.wake,
@@ -130,15 +130,18 @@ class Leases:
             may_share=turn.passenger is not None,
         )
         claim.ticket = turn
+        is_ready = claim.slot is not None and self._is_ready(claim)
         try:
-            while True:
+            while not is_ready:
+                call.stop()
+                if claim.slot is not None:
+                    await self._discard(claim)
+                    if await self._open(call, claim, ledger, failures):
+                        break
                 if claim.slot is None:
                     await turn.wait()
-                if turn.has_boarded or self._is_ready(claim):
-                    return claim
-                await self._discard(claim)
-                if await self._open(call, claim, ledger, failures):
-                    return claim
+                is_ready = turn.has_boarded or self._is_ready(claim)
+            return claim
         except BaseException:
             await self._let_go(claim, turn)
             raise
@@ -222,7 +225,7 @@ class Leases:
         slot = claim.slot
         if slot is None or (channel := slot.connection) is None:
             return False
-        return slot.users > 1 or (not claim.is_fresh and channel.is_reusable)
+        return slot.users > 1 or (not claim.is_fresh and channel.looks_alive())
 
     async def _discard(self, claim: Claim[Channel]) -> None:
         """Close the connection that the claim brought, if it brought one, for it is of no use."""

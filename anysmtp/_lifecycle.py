@@ -67,15 +67,18 @@ class Lifecycle:
         self.check_open()
         return self._admitted
 
-    def call(self, *, admitted: bool = False) -> Call:
-        """Stands around a call; ``admitted``, if it is part of a send that was let in before."""
+    def call(self, *, admitted: bool = False, seconds: float | None = None) -> Call:
+        """Stands around a call; ``admitted``, if it is part of a send that was let in before.
+
+        For ``seconds`` see `Clock`.
+        """
         if not admitted:
             self.check_open()
-        elif self.is_over:
+        elif self.state == "closed":
             raise SMTPServerDisconnected(
                 self._reason, server=self.server, outcome="not_sent", connection_closed=True
             )
-        return Call(self)
+        return Call(self, seconds)
 
     async def pause(self, seconds: float) -> None:
         """Wait between two attempts of a send that was let in; an abort ends that too."""
@@ -105,8 +108,8 @@ class Call(Clock):
 
     __slots__ = ("_life",)
 
-    def __init__(self, life: Lifecycle) -> None:
-        super().__init__(life.server)
+    def __init__(self, life: Lifecycle, seconds: float | None) -> None:
+        super().__init__(life.server, seconds)
         self._life = life
 
     def __enter__(self) -> Self:

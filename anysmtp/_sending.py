@@ -112,14 +112,14 @@ class Sending:
         if not is_possible:
             return b""
         try:
-            self._plan(channel)
+            transaction = self._plan(channel)
         except SMTPException:
             # What it lacks it will be told when it has a turn of its own.
             return b""
         if self._pace is not None:
             self._pace.begin_now()
             self.has_begun = True
-        return self._flight(turn)
+        return self._post(transaction.flight(), turn)
 
     async def deliver(self, channel: Channel, turn: Turn) -> None:
         """Send, by the holder of the turn or as a passenger; or raise the server's refusal."""
@@ -162,9 +162,9 @@ class Sending:
         if self._pace is not None:
             await self._wait_for_pace(self._pace, channel, clock)
         is_behind = channel.is_owed_to_others(turn)
-        self._plan(channel)
-        flight = self._flight(turn)
-        if not self.needs_turn and (others := channel.take_along()):
+        transaction = self._plan(channel)
+        flight = self._post(transaction.flight(), turn)
+        if transaction.is_eager and (others := channel.turns.take_along(channel)):
             flight += others
             is_behind = is_behind or channel.is_owed_to_others(turn)
         await channel.write(flight, is_behind=is_behind)
@@ -187,10 +187,10 @@ class Sending:
         if not is_possible:
             raise channel.worn_out()
 
-    def _plan(self, channel: Channel) -> None:
+    def _plan(self, channel: Channel) -> Transaction:
         session = channel.session
         kind = LMTPTransaction if session.is_lmtp else Transaction
-        self._transaction = kind(
+        self._transaction = transaction = kind(
             self._job,
             self._content,
             session.extensions,
@@ -204,13 +204,10 @@ class Sending:
         )
         self._channel = channel
         self._ledger.phase, self._ledger.bytes_total = "envelope", self._content.size
-
-    def _flight(self, turn: Turn) -> bytes:
-        """Queue what the first flight awaits; its octets."""
-        assert self._transaction is not None
-        return self._post(self._transaction.flight(), turn)
+        return transaction
 
     def _post(self, flight: list[tuple[Command, Sink]], turn: Turn) -> bytes:
+        """Queue what a flight awaits; its octets."""
         transaction, channel = self._transaction, self._channel
         assert transaction is not None
         assert channel is not None
@@ -250,7 +247,7 @@ class Sending:
         turns = channel.turns
         if turns.holder in (None, turn) and channel.session.unanswered < WINDOW // 2:
             turns.holder = turn
-            if flights := channel.take_along():
+            if flights := channel.turns.take_along(channel):
                 await channel.write(flights, is_behind=channel.is_owed_to_others(turn))
         channel.let_others_write(turn)
 

@@ -41,7 +41,7 @@ class ReplyTimer:
         if last is not None and last.clock is not None and last.clock is not clock:
             last.clock.stop()
         if clock is not None:
-            command = head.next_command
+            command = head.front[0][0] if head.front else head.command
             clock.start(seconds_for(self._timeouts, command.verb), command.shown)
 
     def rest(self) -> None:

@@ -250,7 +250,7 @@ def _flights_behind(
     """The end of the message is about to leave; what may leave behind it."""
     channel.end_body(end, turn)
     body.hand_over()
-    return channel.take_along() if take_along else b""
+    return channel.turns.take_along(channel) if take_along else b""
 
 
 def _is_anybody_aboard(channel: Channel, flights: bytes, turn: Turn) -> bool:

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from email.headerregistry import Address
 from functools import lru_cache
-from typing import cast
 
 from .._envelope import AddressLike, Mailbox, Recipient, Recipients
 from .._grammar import (
@@ -109,12 +108,16 @@ def parse_recipients(given: Recipients) -> tuple[Mailbox, ...]:
     """
     if isinstance(given, (str, Address, Recipient)):
         return (_parse_recipient(given),)
-    several = cast("object", given)
-    if isinstance(several, (bytes, bytearray, dict)) or not isinstance(several, Iterable):
+    # An iterable that is no list is looked for the long way.
+    if not (isinstance(given, (list, tuple)) or _is_several(given)):
         raise TypeError(f"recipients are one address or several, not {given!r}")
     return unique(
         [_parse_again(each) if isinstance(each, str) else _parse_recipient(each) for each in given]
     )
+
+
+def _is_several(given: object) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray, dict))
 
 
 def _parse_recipient(given: AddressLike | Recipient) -> Mailbox:
@@ -135,6 +138,8 @@ def unique(mailboxes: Iterable[Mailbox]) -> tuple[Mailbox, ...]:
     given = tuple(mailboxes)
     if not given:
         raise ValueError("no recipients")
+    if len(given) == 1:
+        return given
     # Mostly they differ in more than that.
     forms = {mailbox.ascii.lower() for mailbox in given if mailbox.ascii is not None}
     if len(forms) == len(given):

@@ -52,7 +52,7 @@ class RawContent:
     )
 
     def __init__(self, message: bytes | bytearray | memoryview | str) -> None:
-        data = octets_of(message)
+        data = message if isinstance(message, bytes) else octets_of(message)
         self._is_whole = len(data) <= CHUNK
         if self._is_whole:
             data = _with_final_crlf(with_crlf(data))

@@ -45,8 +45,9 @@ class LMTPSession(Session):
             self._count(pair)
         return pair
 
-    def settle(self) -> None:
-        """Reply by reply: each recipient that is accepted counts."""
+    def settle(self) -> bool:
+        """Nothing: each recipient that is accepted counts, so the replies are taken one by one."""
+        return True
 
     def _next_of_several(self, head: Awaited) -> Awaited | None:
         """The reply for one recipient; the last one's is the one that the queue waits for."""

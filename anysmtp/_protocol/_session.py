@@ -92,11 +92,6 @@ class Awaited:
         return self.front[0][0] if self.front else self.command
 
     @property
-    def count(self) -> int:
-        """How many replies there are to come."""
-        return 1 + len(self.front or ())
-
-    @property
     def succeeded(self) -> bool:
         """Whether the reply is there and says yes."""
         return self.reply is not None and self.is_success(self.reply)
@@ -225,7 +220,8 @@ class Session:
         RuntimeError if the command cannot be sent now; then nothing has changed.
         """
         awaited = Awaited(command, sink, owner, octets)
-        self._ahead = self._reached_by(command.row, command.verb, self._start())
+        last_row = self.awaited[-1].command.row if self.awaited else None
+        self._ahead = self._reached_by(command, self._start(), last_row)
         if command.row.opens:
             self._mails += 1
             self.may_have_transaction = True
@@ -246,14 +242,15 @@ class Session:
         ``take_yes`` is told the last reply, and no sink any, where the server says yes to all.
         RuntimeError as with `send`.
         """
-        start = phase = self._start()
-        mails, last_row = 0, None
+        queue = self.awaited
+        start = phase = self._ahead if queue else self._phase
+        mails, before, last_row = 0, queue[-1].command.row if queue else None, None
         for command, _ in flight:
             row = command.row
             # Another RCPT leads nowhere else than the one before.
             if row is not last_row:
-                phase = self._reached_by(row, command.verb, phase, last_row)
-                last_row = row
+                phase = self._reached_by(command, phase, before)
+                before = last_row = row
             mails += row.opens
         awaited = Awaited(*flight[-1], owner, octets)
         awaited.front = deque(flight)
@@ -331,18 +328,18 @@ class Session:
             sink(reply)
         return awaited
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """Take the flights off the front of the queue to which the server has said yes throughout.
 
-        What it said otherwise, or has yet to say, is left to `next_reply`.
+        What it said otherwise, or has yet to say, is left to `next_reply`: whether there is any.
         """
         queue = self.awaited
         while queue and (take_yes := (flight := queue[0]).take_yes) is not None:
-            row, count = flight.command.row, flight.count
+            row, count = flight.command.row, 1 + len(flight.front or ())
             if self._phase != flight.start or self.out_of_step or not flight.written:
-                return
+                return True
             if (reply := self._parser.next_yes(count, row.success)) is None:
-                return
+                return True
             queue.popleft()
             self.awaits -= count
             self.unanswered -= flight.octets
@@ -352,6 +349,7 @@ class Session:
                 self.may_have_transaction = self._mails > 0
             flight.close(reply)
             take_yes(reply)
+        return not self._parser.is_empty
 
     def encrypted(self) -> None:
         """TLS was put on: what was known from before is forgotten (RFC 3207 section 4.2)."""
@@ -362,18 +360,16 @@ class Session:
         return self._ahead if self.awaited else self._phase
 
     def _reached_by(
-        self, row: _states.Row, verb: str, phase: _states.Phase, last: _states.Row | None = None
+        self, command: Command, phase: _states.Phase, last: _states.Row | None
     ) -> _states.Phase:
         """Where a command leads if it succeeds. RuntimeError if it cannot be sent now."""
-        if last is None and self.awaited:
-            last = self.awaited[-1].command.row
         if last is not None and not last.may_be_followed:
-            raise RuntimeError(f"{verb} before the reply to {last.name}")
+            raise RuntimeError(f"{command.verb} before the reply to {last.name}")
         if self.broken or self.goodbye:
-            raise RuntimeError(f"{verb} on a connection that is closed")
-        reached = _states.NEXT[phase].get(row.name)
+            raise RuntimeError(f"{command.verb} on a connection that is closed")
+        reached = _states.NEXT[phase].get(command.row.name)
         if reached is None:
-            raise RuntimeError(f"{verb} is not possible now: the session is in {phase!r}")
+            raise RuntimeError(f"{command.verb} is not possible now: the session is in {phase!r}")
         return reached
 
     def _succeed(self, awaited: Awaited, row: _states.Row, reply: Reply) -> None:

@@ -135,7 +135,11 @@ class Transaction:
         parameters, self.is_utf8 = mail_parameters(
             job, content, extensions, is_tls_verified=is_tls_verified
         )
-        self._recipients, self._rest = _one_transaction(job, extensions.limits, domains)
+        self._recipients, self._rest = (
+            _one_transaction(job, extensions.limits, domains)
+            if extensions.limits
+            else (job.recipients, ())
+        )
         self._mail = _commands.mail(self._path(job.sender), parameters)
         self._pipelining = pipelining != "off" and extensions.pipelining
         self._data_rides = self._pipelining and not job.require_all and refused_in_a_row < PATIENCE
@@ -150,7 +154,7 @@ class Transaction:
             and len(self._recipients) + 3 <= MAX_FLIGHT
         )
         """Whether the message goes out with its envelope, in one flight."""
-        self.is_chunked = self.is_eager or _is_chunked(job, extensions, chunking)
+        self.is_chunked = self.is_eager or (extensions.chunking and _is_chunked(job, chunking))
         """Whether BDAT carries the message."""
         self.chunk = (
             _commands.bdat(content.size, is_last=True)
@@ -391,12 +395,10 @@ class Transaction:
 _GOODBYE = (421, 554)
 
 
-def _is_chunked(job: Job, extensions: Extensions, chunking: Chunking) -> bool:
+def _is_chunked(job: Job, chunking: Chunking) -> bool:
     """Whether BDAT carries a message that is not eager (RFC 3030): where nothing else can, where it
     saves the wait for 354, or always. Some servers get it wrong, so not without a reason.
     """
-    if not extensions.chunking:
-        return False
     return job.is_binary or chunking == "always" or (chunking == "auto" and job.require_all)
 
 
@@ -417,8 +419,6 @@ def _one_transaction(
     RCPTMAX counts recipients in a transaction, RCPTDOMAINMAX their domains in the whole session.
     SMTPNotSupported where it must have them all.
     """
-    if not limits:
-        return job.recipients, ()
     count, most_domains = limits.get("RCPTMAX"), limits.get("RCPTDOMAINMAX")
     if count is None and (most_domains is None or domains is None):
         return job.recipients, ()

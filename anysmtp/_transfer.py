@@ -65,10 +65,10 @@ class Body:
 
     def in_one_write(self) -> bytes | None:
         """What is written, all of it, where it is small."""
-        if self.size is None or self.size > ONE_WRITE:
-            return None
         chunks = self.chunks
-        if not isinstance(chunks, (tuple, Iterable)):
+        is_small = self.size is not None and self.size <= ONE_WRITE
+        # A source is never small: what is, was read before.
+        if not (is_small and isinstance(chunks, (tuple, Iterable))):
             return None
         # Of one piece it makes no copy.
         whole = b"".join(chunks)

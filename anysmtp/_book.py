@@ -335,6 +335,13 @@ class Book:
         )
 
 
+def end_before_it_began(options: SendOptions, error: Exception) -> None:
+    """Wrong input is an end too, and the Delivery says so, unless another send has used it."""
+    delivery: object = options.get("delivery")
+    if isinstance(delivery, Delivery) and (ledger := ledger_of(delivery)).is_new:
+        ledger.finish(error)
+
+
 async def _run(work: Callable[[], T], in_thread: bool) -> T:
     """Work on a message that nobody else holds: a thread that is left behind harms nobody."""
     return await to_thread.run_sync(work, abandon_on_cancel=True) if in_thread else work()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import anyio
 
 from ._attempts import Attempts, Retry
-from ._book import Asked, Book, SendOptions
+from ._book import Asked, Book, SendOptions, end_before_it_began
 from ._envelope import (
     AddressLike,
     Job,
@@ -105,15 +105,21 @@ class BaseMailer(ABC):
         ``delivery`` says which. Its connection is closed then, unless others send on it: they read
         what is not waited for any more.
         """
-        if not isinstance(message, Message):
-            raise TypeError(
-                f"a message object is needed, not {type(message).__name__} (sendmail takes text "
-                "and bytes)"
-            )
-        asked = self._asked(options, sender, recipients)
-        with self._admitted(), asked.book_for_object(message, self._monitor) as book:
-            job = await book.job_of_object(message, add_missing_headers=self._add_missing_headers)
-            return await self._send(book, job)
+        try:
+            if not isinstance(message, Message):
+                raise TypeError(
+                    f"a message object is needed, not {type(message).__name__} (sendmail takes "
+                    "text and bytes)"
+                )
+            asked = self._asked(options, sender, recipients)
+            with self._admitted(), asked.book_for_object(message, self._monitor) as book:
+                job = await book.job_of_object(
+                    message, add_missing_headers=self._add_missing_headers
+                )
+                return await self._send(book, job)
+        except Exception as error:
+            end_before_it_began(options, error)
+            raise
 
     async def sendmail(
         self,
@@ -135,11 +141,15 @@ class BaseMailer(ABC):
         as it is, with nothing sent. Cancelled while a pipe is silent, it leaves behind the thread
         that reads it, which takes what comes next, and ends.
         """
-        _required(sender, recipients)
-        asked = self._asked(options, sender, recipients)
-        with self._admitted(), asked.book(self._monitor) as book:
-            job = await book.job_of_raw(message)
-            return await self._send(book, job)
+        try:
+            _required(sender, recipients)
+            asked = self._asked(options, sender, recipients)
+            with self._admitted(), asked.book(self._monitor) as book:
+                job = await book.job_of_raw(message)
+                return await self._send(book, job)
+        except Exception as error:
+            end_before_it_began(options, error)
+            raise
 
     def _asked(
         self, options: SendOptions, sender: AddressLike | None, recipients: Recipients | None

@@ -210,10 +210,16 @@ async def test_a_message_that_cannot_be_sent_is_an_error_before_anything_is_open
     wrong: tuple[Any, dict[str, Any], type[Exception], str],
 ) -> None:
     message, options, error, match = wrong
+    delivery = Delivery[None]()
+    given: dict[str, Any] = {"delivery": delivery, **options}
     async with ScriptedServer() as server, on_memory(server) as smtp:
-        with pytest.raises(error, match=match):
-            await smtp.send_message(message, **options)
-    assert not server.connections
+        with pytest.raises(error, match=match) as caught:
+            await smtp.send_message(message, **given)
+        assert not server.connections
+        if "delivery" not in options:
+            assert (delivery.outcome, delivery.exception()) == ("not_sent", caught.value)
+            await deliver(smtp, delivery=delivery)
+            assert delivery.outcome == "accepted"
 
 
 WRONG_MAIL: dict[str, tuple[tuple[Any, Any, Any], type[Exception], str]] = {
@@ -236,10 +242,12 @@ async def test_raw_mail_that_cannot_be_sent_is_an_error_before_anything_is_opene
     wrong: tuple[tuple[Any, Any, Any], type[Exception], str],
 ) -> None:
     arguments, error, match = wrong
+    delivery = Delivery[None]()
     async with ScriptedServer() as server, on_memory(server) as smtp:
-        with pytest.raises(error, match=match):
-            await smtp.sendmail(*arguments)
+        with pytest.raises(error, match=match) as caught:
+            await smtp.sendmail(*arguments, delivery=delivery)
     assert not server.connections
+    assert (delivery.outcome, delivery.exception()) == ("not_sent", caught.value)
 
 
 async def test_a_message_that_cannot_be_serialised_is_an_error_before_anything_is_opened() -> None:

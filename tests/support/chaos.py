@@ -248,6 +248,7 @@ class ChaosServer(ScriptedServer):
 
 
 # What the sender of a message was told of a recipient, and how often the server may have it then.
+_OUTCOMES = ("accepted", "refused", "not_sent", "in_doubt")
 STORED_IF: Mapping[str, tuple[int, ...]] = {
     "accepted": (1,),
     "refused": (0,),
@@ -278,8 +279,7 @@ class Send:
         if delivery is None:
             return "not told"
         assert delivery.phase == "done", f"{self} has not ended"
-        outcomes = ("accepted", "refused", "not_sent", "in_doubt")
-        (outcome,) = (name for name in outcomes if recipient in getattr(delivery, name))
+        (outcome,) = (name for name in _OUTCOMES if recipient in getattr(delivery, name))
         return outcome
 
     def replies(self, recipient: str) -> Iterator[Reply]:
@@ -457,7 +457,9 @@ class _Run:
             if letter.resumes and send.was_begun and delivery.may_retry:
                 await self._try(send)
         stop.check()
-        send.was_begun = send.was_begun and delivery.phase != "waiting"
+        # Of a send that was not taken on, the Delivery knows no recipients.
+        knows_any = any(getattr(delivery, name) for name in _OUTCOMES)
+        send.was_begun = send.was_begun and knows_any
 
     async def _try(self, send: Send) -> None:
         send.receipt = send.error = None

@@ -76,6 +76,9 @@ class _InChunks:
         try:
             await pour(self._channel, self._body, pieces, self._stock, self._is_cut_off)
         except SourceFailed as failed:
+            if not isinstance(failed.error, Exception):
+                # No cancellation is kept waiting for the replies to a chunk and to RSET.
+                raise
             self._source_failed = failed
             self._stock.end()
 

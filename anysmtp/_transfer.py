@@ -219,7 +219,7 @@ async def pour(
                     await stock.put(piece)
             stock.end(last)
     except SourceFailed as failed:
-        if not is_cut_off():
+        if not (is_cut_off() and isinstance(failed.error, Exception)):
             raise
         channel.monitor.source_failed(failed.error)
 

@@ -268,6 +268,10 @@ class Book:
             self._monitor.will_retry(error, tries, attempts.delay)
         return is_another
 
+    def is_settled(self, job: Job) -> bool:
+        """Whether the server has the message, and has said so, for all whom it did not refuse."""
+        return self.ledger.is_settled(recipient.given for recipient in job.recipients)
+
     def close(self, attempts: Attempts) -> Receipt:
         """The send has ended: its Receipt, or why there is none."""
         return self.end(attempts.receipt())

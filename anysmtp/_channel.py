@@ -328,6 +328,12 @@ class Channel:
             self.turns.holder = None
         self.turns.pass_on()
 
+    def forsake(self, turn: Turn) -> None:
+        """He waits no more: what he awaits is read for those behind him, by their clocks."""
+        self.session.forsake(turn)
+        if self.session.broken is None:
+            self._time()
+
     async def leave(self, turn: Turn) -> None:
         """The holder writes no more; whoever is next may."""
         turns, session = self.turns, self.session

@@ -234,6 +234,9 @@ class Crew:
     def _interrupted(self, aboard: deque[Item], error: SMTPException) -> None:
         """The time was up, or the client was closed: for the first one, and with it the others."""
         for number, item in enumerate(tuple(aboard)):
+            if item.book.is_settled(item.job):
+                self.settle(item, None, None)
+                continue
             is_unharmed = number > 0 and not item.book.ledger.keys("in_doubt")
             may_repeat = is_unharmed and item.again is None
             # Not the error: it may have the address of the one before it.
@@ -385,7 +388,7 @@ class _Conveyor:
         """Nobody waits any more for the replies of those who are aboard still."""
         turns = [item.turn for item in self._aboard if item.turn.has_boarded]
         for turn in turns:
-            channel.session.forsake(turn)
+            channel.forsake(turn)
         for turn in turns:
             await channel.leave(turn)
 

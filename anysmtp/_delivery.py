@@ -21,7 +21,7 @@ use. Then in_doubt becomes what the server has said, in the Delivery too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, overload
 
 from ._envelope import Receipt
@@ -51,6 +51,7 @@ class Ledger:
 
     __slots__ = (
         "_all_or_nobody",
+        "_doubts",
         "_facts",
         "bytes_sent",
         "bytes_total",
@@ -83,6 +84,8 @@ class Ledger:
         self.server = ""
         """The server that answered last, as ``"smtp.example.com:587"``."""
         self._facts: dict[str, tuple[Outcome, Reply | None]] = {}
+        # The epoch in which each was handed over last.
+        self._doubts: dict[str, int] = {}
         self._all_or_nobody = False
 
     @property
@@ -117,10 +120,11 @@ class Ledger:
     def refuse(self, recipients: Iterable[str], reply: Reply) -> None:
         self._facts.update(dict.fromkeys(recipients, ("refused", reply)))
 
-    def hand_over(self, recipients: Iterable[str]) -> None:
+    def hand_over(self, keys: Sequence[str]) -> None:
         """The end of the message is about to leave: from here on the server may have it."""
         self.phase = "reply"
-        self._facts.update(dict.fromkeys(recipients, _IN_DOUBT))
+        self._facts.update(dict.fromkeys(keys, _IN_DOUBT))
+        self._doubts.update(dict.fromkeys(keys, self.epoch))
 
     def settle(self, recipients: Iterable[str], reply: Reply) -> None:
         """The server's word on a message that it has."""
@@ -128,9 +132,9 @@ class Ledger:
         fact: tuple[Outcome, Reply] = ("accepted" if reply.code < 300 else "refused", reply)
         self._facts.update(dict.fromkeys(recipients, fact))
 
-    def take_back(self, recipients: Iterable[str]) -> None:
-        """The server said, before it had taken the message, that it would not."""
-        self.learn(recipients, *_NOT_SENT)
+    def take_back(self, recipients: Iterable[str], epoch: int) -> None:
+        """The server said, before it had taken the message of that epoch, that it would not."""
+        self.learn(recipients, *_NOT_SENT, epoch)
 
     def receipt_now(self) -> Receipt:
         """What the transactions of this send have come to; there was one at least."""
@@ -144,16 +148,19 @@ class Ledger:
             server=self.server,
         )
 
-    def learn(self, recipients: Iterable[str], outcome: Outcome, reply: Reply | None) -> None:
-        """A reply that comes after the end of its send ends a doubt.
+    def learn(
+        self, recipients: Iterable[str], outcome: Outcome, reply: Reply | None, epoch: int
+    ) -> None:
+        """A reply that comes after the end of its send ends the doubt of its epoch.
 
         And one that says yes is believed of whoever was taken back: a server that took the message
-        after all has it. Nobody's word counts for more than what a next send has begun.
+        after all has it. It says nothing of what a next send has begun.
         """
         is_taken = outcome == "accepted" and self.phase == "done"
         for key in recipients:
             known = self._facts[key][0]
-            if known == "in_doubt" or (known == "not_sent" and is_taken):
+            is_its_doubt = known == "in_doubt" and self._doubts[key] == epoch
+            if is_its_doubt or (known == "not_sent" and is_taken):
                 self._facts[key] = (outcome, reply)
 
     def finish(self, end: Receipt | BaseException) -> None:
@@ -176,6 +183,11 @@ class Ledger:
     def is_any(self, outcome: Outcome, recipients: Iterable[str]) -> bool:
         """Whether this is known of any of these."""
         return any(self._facts.get(key, _NOT_SENT)[0] == outcome for key in recipients)
+
+    def is_settled(self, recipients: Iterable[str]) -> bool:
+        """Whether the server has taken the message for some of these, and refused the others."""
+        outcomes = {self._facts.get(key, _NOT_SENT)[0] for key in recipients}
+        return "accepted" in outcomes and outcomes <= {"accepted", "refused"}
 
     def retry_keys(self) -> tuple[str, ...]:
         """Whom another attempt may reach; nobody if all cannot be reached and all must be."""

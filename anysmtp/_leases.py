@@ -334,7 +334,7 @@ class Leases:
             return
         try:
             if turn.has_boarded:
-                channel.session.forsake(turn)
+                channel.forsake(turn)
                 await channel.leave(turn)
         finally:
             await self.give_back(claim)

@@ -184,7 +184,9 @@ class BaseMailer(ABC):
             try:
                 await self._deliver(job if attempts is None else attempts.job, book.ledger)
             except SMTPException as caught:
-                error = caught
+                # The time may be up for a write behind the server's word on the message.
+                if not book.is_settled(job if attempts is None else attempts.job):
+                    error = caught
             except SourceFailed as failed:
                 failure = failed.error
             if failure is not None:

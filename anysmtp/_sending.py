@@ -94,8 +94,9 @@ class Sending:
     @property
     def can_be_repeated(self) -> bool:
         """Whether the message is still there, and the server certainly does not have it."""
-        keys = (recipient.given for recipient in self._job.recipients)
-        return not self._job.is_spent and not self._ledger.is_any("in_doubt", keys)
+        keys = [recipient.given for recipient in self._job.recipients]
+        may_have_it = any(self._ledger.is_any(each, keys) for each in ("in_doubt", "accepted"))
+        return not (self._job.is_spent or may_have_it)
 
     def board(self, channel: Channel, turn: Turn) -> bytes:
         """Begin with somebody else's write: the first flight's octets, or nothing if it cannot."""
@@ -128,8 +129,13 @@ class Sending:
                 await self._begin(channel, turn)
             transaction = self._transaction
             assert transaction is not None
-            await self._settle_envelope(transaction, turn)
-            await self._end(transaction, turn)
+            try:
+                await self._settle_envelope(transaction, turn)
+                await self._end(transaction, turn)
+            except SMTPException:
+                # How the write ended that took others along is no matter once the reply is there.
+                if not transaction.is_settled:
+                    raise
             self._ledger.server = channel.link.server
             transaction.result()
         except SMTPException as error:

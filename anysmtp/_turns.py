@@ -177,7 +177,7 @@ class Speaking:
             try:
                 await self._channel.turns.take(turn)
             except BaseException:
-                self._channel.session.forsake(turn)
+                self._channel.forsake(turn)
                 await self._channel.leave(turn)
                 raise
         return turn
@@ -190,5 +190,5 @@ class Speaking:
     ) -> None:
         if exc_type is not None:
             # One that rode along may not have come to wait for its replies.
-            self._channel.session.forsake(self._turn)
+            self._channel.forsake(self._turn)
         await self._channel.leave(self._turn)

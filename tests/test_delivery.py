@@ -191,16 +191,29 @@ def test_under_way_there_is_no_result() -> None:
 def test_a_late_yes_is_believed_of_one_that_was_taken_back_unless_it_is_sent_again() -> None:
     delivery, ledger = started("a@x", "b@x")
     ledger.hand_over(("a@x", "b@x"))
-    ledger.take_back(("a@x", "b@x"))
+    ledger.take_back(("a@x", "b@x"), 1)
     ledger.finish(cancelled(delivery, "not_sent"))
-    ledger.learn(("a@x",), "refused", LATER)
+    ledger.learn(("a@x",), "refused", LATER, 1)
     assert [*delivery.not_sent] == ["a@x", "b@x"]
-    ledger.learn(("a@x",), "accepted", OK)
+    ledger.learn(("a@x",), "accepted", OK, 1)
     assert delivery.accepted == {"a@x": OK}
     assert delivery.retry_recipients == ("b@x",)
     ledger.start(delivery.retry_recipients)
-    ledger.learn(("b@x",), "accepted", OK)
+    ledger.learn(("b@x",), "accepted", OK, 1)
     assert [*delivery.not_sent] == ["b@x"]
+
+
+@pytest.mark.parametrize("outcome", ["refused", "not_sent"])
+def test_a_late_reply_ends_no_doubt_but_its_own(outcome: Outcome) -> None:
+    delivery, ledger = started("a@x", "b@x")
+    ledger.hand_over(("a@x", "b@x"))
+    ledger.finish(cancelled(delivery, "in_doubt"))
+    ledger.learn(("a@x",), "refused", LATER, 1)
+    ledger.start(delivery.retry_recipients)
+    ledger.hand_over(("a@x",))
+    ledger.learn(("a@x", "b@x"), outcome, LATER, 1)
+    assert delivery.in_doubt == ("a@x",)
+    assert not ledger.is_any("in_doubt", ("b@x",))
 
 
 def test_a_cancelled_send_says_so() -> None:
@@ -265,7 +278,7 @@ def test_taken_back_is_what_was_in_doubt_and_nothing_else() -> None:
     bring_to(ledger, "a@x", "accepted")
     bring_to(ledger, "b@x", "refused")
     bring_to(ledger, "c@x", "in_doubt")
-    ledger.take_back(("a@x", "b@x", "c@x", "d@x"))
+    ledger.take_back(("a@x", "b@x", "c@x", "d@x"), ledger.epoch)
     assert delivery.accepted == {"a@x": OK}
     assert delivery.refused == {"b@x": NEVER}
     assert delivery.not_sent == ("c@x", "d@x")

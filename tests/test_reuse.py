@@ -256,6 +256,20 @@ async def test_a_goodbye_in_answer_to_rset_is_not_the_messages_refusal(reply: st
     assert len(server.messages) == 1
 
 
+async def test_a_connection_on_which_a_transaction_cannot_be_ended_takes_no_other_message() -> None:
+    script: Script = {"DATA": ["451 4.3.0 Later"], "RSET": "502 5.5.1 Not implemented"}
+    async with (
+        ScriptedServer(script=script) as server,
+        on_memory(server, pipelining="off") as smtp,
+    ):
+        with pytest.raises(SMTPDataError):
+            await deliver(smtp)
+        for _ in range(2):
+            await deliver(smtp)
+    assert len(server.connections) == 2
+    assert len(server.messages) == 2
+
+
 async def test_a_message_of_which_a_part_had_left_is_sent_again_as_a_whole() -> None:
     raw = message("cut off", LARGE)
     delivery: Delivery[None] = Delivery()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from .._delivery import Outcome
 from .._reply import Reply
 from ..errors import SMTPProtocolError, SMTPRecipientsRefused
 from . import _commands, _states
@@ -90,6 +91,12 @@ class LMTPTransaction(Transaction):
         end = super().end
         return "hang up" if end == "lone dot" else end
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the server has said what becomes of the message, to everybody."""
+        is_whole = not self._is_handed_over or len(self._finals) == len(self._taken)
+        return is_whole and super().is_settled
+
     def take_final(self, reply: Reply) -> None:
         """The reply for the next recipient; or, before the end was out, for the message."""
         if not self._is_handed_over:
@@ -98,7 +105,8 @@ class LMTPTransaction(Transaction):
         key = self._taken[len(self._finals)]
         self._finals.append(reply)
         if self._is_late:
-            self._ledger.learn((key,), "accepted" if reply.is_positive else "refused", reply)
+            outcome: Outcome = "accepted" if reply.is_positive else "refused"
+            self._ledger.learn((key,), outcome, reply, self._epoch)
             return
         self._ledger.settle((key,), reply)
         if len(self._finals) == len(self._taken):

@@ -101,6 +101,7 @@ class Transaction:
         "_rcpts",
         "_recipients",
         "_refusal",
+        "_refused_behind",
         "_rest",
         "_server_has_recipients",
         "_taken",
@@ -172,6 +173,7 @@ class Transaction:
         self._taken: list[str] = []
         self._too_many: list[str] = []
         self._rcpt_refused: dict[str, Reply] = {}
+        self._refused_behind: dict[str, Reply] = {}
         self._server_has_recipients = False
         self._data: Reply | None = None
         self._finals: list[Reply] = []
@@ -221,6 +223,11 @@ class Transaction:
         return self._refusal if isinstance(self._refusal, SMTPServerDisconnected) else None
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the server has said what becomes of the message."""
+        return bool(self._finals)
+
+    @property
     def took_nobody(self) -> bool:
         """Whether the server refused the sender or every recipient."""
         return not self._taken
@@ -236,7 +243,7 @@ class Transaction:
         self._finals.append(reply)
         if self._is_late:
             outcome: Outcome = "accepted" if reply.is_positive else "refused"
-            self._ledger.learn(self._taken, outcome, reply)
+            self._ledger.learn(self._taken, outcome, reply, self._epoch)
             return
         self._ledger.settle(self._taken, reply)
         if reply.is_positive:
@@ -293,9 +300,14 @@ class Transaction:
         return bool(self._taken) and self._refusal is None
 
     def _take_rset(self, reply: Reply) -> None:
-        """RSET cannot fail a message, but a server may answer it with a good-bye."""
+        """RSET cannot fail a message, but a server may answer it with a good-bye.
+
+        Any other no is left to the server's word on MAIL, if that is on its way already.
+        """
         if reply.code in _GOODBYE:
             self._hang_up(reply, "RSET")
+        elif not reply.is_positive and not self._pipelining:
+            self._hang_up(reply, "RSET", "the server does not end the transaction before this one")
 
     def _take_mail(self, reply: Reply) -> None:
         if reply.code < 300 or self._refusal is not None:
@@ -318,7 +330,11 @@ class Transaction:
         self._server_has_recipients |= is_positive
         if is_positive and (self.is_eager or self._refusal is None):
             self._taken.append(mailbox.given)
-        if is_positive or self._refusal is not None:
+        if is_positive:
+            return
+        if self._refusal is not None:
+            # It may be for what was refused before; unless the message is taken all the same.
+            self._refused_behind[mailbox.given] = reply
             return
         self._rcpt_refused[mailbox.given] = reply
         self._refuse((mailbox.given,), reply)
@@ -355,6 +371,8 @@ class Transaction:
             return
         # Whatever it refused before: a server that says yes to this has the message.
         self._refusal = None
+        for key, refusal in self._refused_behind.items():
+            self._refuse((key,), refusal)
         self.take_final(reply)
 
     @property
@@ -366,15 +384,18 @@ class Transaction:
         if not self._is_late:
             self._ledger.refuse(keys, reply)
         elif self._is_handed_over:
-            self._ledger.learn(keys, "refused", reply)
+            self._ledger.learn(keys, "refused", reply, self._epoch)
 
     def _take_back(self) -> None:
-        self._ledger.take_back(recipient.given for recipient in self._recipients)
+        keys = (recipient.given for recipient in self._recipients)
+        self._ledger.take_back(keys, self._epoch)
 
     def _leave_over(self, too_many: Sequence[str]) -> None:
         self._ledger.left_over = (*too_many, *self._rest)
 
-    def _hang_up(self, reply: Reply, command: str) -> None:
+    def _hang_up(
+        self, reply: Reply, command: str, reason: str = "the server closes the connection"
+    ) -> None:
         """The server ends the session: what it has not refused by name was not sent.
 
         A message that is out already is in doubt as long as a reply to it may come.
@@ -383,7 +404,7 @@ class Transaction:
             self._take_back()
         self.is_stale = True
         self._refusal = SMTPServerDisconnected(
-            "the server closes the connection",
+            reason,
             reply=reply,
             command=command,
             connection_closed=True,

@@ -436,7 +436,6 @@ def test_a_transaction_that_nobody_was_taken_for_says_so(
     ("codes", "is_stale", "facts"),
     [
         ({"RSET": 250}, False, ("accepted", 250)),
-        ({"RSET": 500}, False, ("accepted", 250)),
         ({"RSET": 421}, True, ("not_sent", None)),
         ({"RSET": 554}, True, ("not_sent", None)),
         ({"RSET": 554, "MAIL": 554}, True, ("not_sent", None)),
@@ -461,6 +460,23 @@ def test_a_refusal_of_the_connection_is_not_one_of_the_message(
         assert conversation.facts() == {"b@x": ("refused", 421), "c@x": ("not_sent", None)}
     else:
         assert set(conversation.facts().values()) == {facts}
+
+
+@pytest.mark.parametrize(
+    ("offers", "is_stale", "facts"),
+    [("PIPELINING", False, ("accepted", 250)), ("X", True, ("not_sent", None))],
+)
+def test_after_a_reset_that_is_refused_what_is_on_its_way_counts_and_nothing_is_begun(
+    offers: str, is_stale: bool, facts: tuple[Outcome, int | None]
+) -> None:
+    conversation = talk(job(), {"RSET": 502}, reset_first=True, offers=offers)
+    assert conversation.transaction.is_stale is is_stale
+    assert set(conversation.facts().values()) == {facts}
+
+
+def test_a_refused_recipient_of_a_message_that_is_taken_behind_a_good_bye_is_refused() -> None:
+    conversation = talk(job(), {"RSET": 554, C: 450}, **{**EAGER, "reset_first": True})
+    assert conversation.facts() == {"b@x": ("accepted", 250), "c@x": ("refused", 450)}
 
 
 def test_the_receipt_says_what_the_ledger_knows() -> None:

@@ -44,6 +44,7 @@ class _InChunks:
         self._stock = Stock(_CHUNK)
         # What the listener waits for: no command, but the reply that ends the message.
         self._end = Awaited(END_OF_DATA, None, self._turn, 0)
+        self._chunk: Body
         self._is_last_on_its_way = False
         self._failures: list[SMTPException] = []
         self._source_failed: SourceFailed | None = None
@@ -75,6 +76,9 @@ class _InChunks:
         try:
             await pour(self._channel, self._body, pieces, self._stock, self._is_cut_off)
         except SourceFailed as failed:
+            if not isinstance(failed.error, Exception):
+                # No cancellation is kept waiting for the replies to a chunk and to RSET.
+                raise
             self._source_failed = failed
             self._stock.end()
 
@@ -97,14 +101,14 @@ class _InChunks:
                 if self._source_failed is not None:
                     break
                 self._is_last_on_its_way = is_last
-                chunk = self._chunk(data, is_last)
-                await send_body(self._channel, chunk, self._clock, take_along=is_last)
+                self._chunk = self._chunk_of(data, is_last)
+                await send_body(self._channel, self._chunk, self._clock, take_along=is_last)
         except SMTPException as error:
             self._failures.append(error)
         # The source, if it was cut off, and the listener, where nothing more will be said.
         group.cancel_scope.cancel()
 
-    def _chunk(self, data: bytes, is_last: bool) -> Body:
+    def _chunk_of(self, data: bytes, is_last: bool) -> Body:
         body = self._body
         return Body(
             _slices(data),
@@ -120,7 +124,8 @@ class _InChunks:
             self._take_final(reply)
 
     def _take_final(self, reply: Reply) -> None:
-        self._end.reply = reply
+        # LMTP answers for each recipient: only the last of these replies ends the message.
+        self._end.reply = self._chunk.end.reply
         self._body.take_final(reply)
 
 

@@ -205,7 +205,7 @@ class Crew:
             self.room.ring()
         return item
 
-    def give_up(self, item: Item, error: Exception) -> None:
+    def give_up(self, item: Item, error: BaseException) -> None:
         """It cannot be written in a way that the server takes."""
         item.end(error)
         self._outlet.put(item)

@@ -180,7 +180,7 @@ class BaseMailer(ABC):
         attempts: Attempts | None = None
         while True:
             error: SMTPException | None = None
-            failure: Exception | None = None
+            failure: BaseException | None = None
             try:
                 await self._deliver(job if attempts is None else attempts.job, book.ledger)
             except SMTPException as caught:

@@ -286,6 +286,11 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         except Exception as error:  # noqa: BLE001 - a caller's policy or iterable raises anything
             ledger_of(item.delivery).finish(error)
             self._outlet.put(item)
+        except anyio.get_cancelled_exc_class():
+            # As in `pull`; but it is one mail's message that was read here, to be signed.
+            if anyio.get_current_task().has_pending_cancellation():
+                raise
+            self._outlet.put(item)
         else:
             self._crew.put_in_line(item)
 

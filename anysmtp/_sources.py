@@ -18,6 +18,7 @@ import stat
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
+    Awaitable,
     Callable,
     Iterable,
     Iterator,
@@ -27,9 +28,9 @@ from contextlib import asynccontextmanager
 from email.message import Message
 from inspect import iscoroutinefunction
 from itertools import chain
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
-from anyio import from_thread, to_thread
+from anyio import from_thread, get_cancelled_exc_class, get_current_task, to_thread
 
 from ._envelope import Content, Stream
 from ._message import (
@@ -54,6 +55,8 @@ from ._reading import (
 )
 from .errors import SMTPNotSupported
 
+T = TypeVar("T")
+
 # A message up to this size is taken into memory.
 _SMALL = 1024 * 1024
 
@@ -61,10 +64,14 @@ _SMALL = 1024 * 1024
 class SourceFailed(Exception):
     """The message could not be read to its end, or turned out to be one that cannot be sent."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         super().__init__(error)
         self.error = error
-        """What is to be raised to the caller."""
+        """What is to be raised to the caller.
+
+        No Exception where it is a cancellation: then nothing is waited for on the way to him, for
+        `asyncio.Task.cancel` leaves no trace by which his own could be told from another task's.
+        """
 
 
 class StreamContent(Stream):
@@ -125,7 +132,7 @@ class _AsItIs:
         self._takes_utf8 = takes_utf8
 
     async def next(self) -> bytes:
-        piece = await _read(self._source)
+        piece = await _ask(self._source.next())
         if not self._flow.is_in_body:
             self._flow.feed(piece)
             self._check()
@@ -175,7 +182,7 @@ class _InLines(_AsItIs):
     async def next(self) -> bytes:
         clean = b""
         while not clean and not self._is_over:
-            piece = await _read(self._source)
+            piece = await _ask(self._source.next())
             self._is_over = not piece
             clean = self._flow.feed(piece) if piece else self._flow.finish()
             self._check()
@@ -355,10 +362,16 @@ def in_memory(
     return content
 
 
-async def _read(source: Pieces) -> bytes:
+async def _ask(answer: Awaitable[T]) -> T:
+    """Await what a source does; what it raises is SourceFailed, unless a scope is cancelled."""
     try:
-        return await source.next()
+        return await answer
     except Exception as error:
+        raise SourceFailed(error) from error
+    except get_cancelled_exc_class() as error:
+        # Of a task of asyncio's that the source awaited, if no scope around this one says so.
+        if get_current_task().has_pending_cancellation():
+            raise
         raise SourceFailed(error) from error
 
 
@@ -369,9 +382,11 @@ async def closing(pieces: Pieces, note: Callable[[Exception], None]) -> AsyncGen
         yield
     finally:
         try:
-            await pieces.aclose()
-        except Exception as error:  # noqa: BLE001 - the caller's own code raises anything
-            note(error)
+            await _ask(pieces.aclose())
+        except SourceFailed as failed:
+            if not isinstance(failed.error, Exception):
+                raise
+            note(failed.error)
 
 
 def chunks_of(

@@ -40,7 +40,7 @@ _LAST_WORDS = 1.0
 class Body:
     """A message on its way out, and whom to tell how it goes."""
 
-    __slots__ = ("chunk", "chunks", "hand_over", "progress", "size", "take_final")
+    __slots__ = ("chunk", "chunks", "end", "hand_over", "progress", "size", "take_final")
 
     def __init__(
         self,
@@ -62,6 +62,8 @@ class Body:
         """Called before the write that contains the end of the message."""
         self.progress = progress
         """Called with the number of octets of each chunk that was written."""
+        self.end: Awaited
+        """What its end awaits, from its first octet on: in LMTP that has more replies than one."""
 
     def in_one_write(self) -> bytes | None:
         """What is written, all of it, where it is small."""
@@ -92,7 +94,7 @@ async def send_body(
     channel.check_open()
     await checkpoint_if_cancelled()
     turn = channel.speaker(clock)
-    end = channel.begin_body(body.size, body.take_final, body.chunk)
+    body.end = end = channel.begin_body(body.size, body.take_final, body.chunk)
     if (wire := body.in_one_write()) is None:
         await _InPieces(channel, body, end, turn, take_along=take_along).send()
         return
@@ -217,7 +219,7 @@ async def pour(
                     await stock.put(piece)
             stock.end(last)
     except SourceFailed as failed:
-        if not is_cut_off():
+        if not (is_cut_off() and isinstance(failed.error, Exception)):
             raise
         channel.monitor.source_failed(failed.error)
 

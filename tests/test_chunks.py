@@ -10,9 +10,16 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from anysmtp import Delivery, Mail, SMTPDataError, SMTPServerDisconnected
-from anysmtp.testing import Act, Answer, ScriptedServer
-from support.clients import RAW, deliver, on_memory
+from anysmtp import (
+    LMTP,
+    Delivery,
+    Mail,
+    SMTPDataError,
+    SMTPServerDisconnected,
+)
+from anysmtp.testing import DROP, Act, Answer, ScriptedServer
+from support.bench import RECIPIENTS
+from support.clients import ONE, RAW, deliver, on_memory
 from support.virtual_time import in_virtual_time
 from test_sources import CHUNKING, ENVELOPE, LONG, Broken, pieces_of
 
@@ -239,3 +246,30 @@ async def test_nor_in_a_stream_of_mails_which_goes_on(chunking: str) -> None:
         first, second = [delivery async for delivery in deliveries]
     assert isinstance(first.exception(), SMTPDataError)
     assert (first.outcome, second.outcome) == ("refused", "accepted")
+
+
+@each_way
+@pytest.mark.parametrize("first", ["250 2.0.0 stored", "550 5.1.1 no such user"])
+@pytest.mark.parametrize("raw", [LINE, LONG], ids=["short", "long"])
+async def test_a_connection_that_ends_between_the_replies_to_the_last_chunk_leaves_doubt(
+    raw: bytes, first: str, chunking: Any
+) -> None:
+    """LMTP (RFC 2033 section 4.2): the first recipient's reply is not yet the message's."""
+    one, other = RECIPIENTS
+    script: dict[str, Any] = {f". <{one}>": [first, first], f". <{other}>": [DROP, DROP]}
+    async with (
+        ScriptedServer(lmtp=True, keywords=CHUNKING, script=script, one_by_one=True) as server,
+        LMTP("x", connectable=server.connectable, tls="off", limits=ONE, chunking=chunking) as lmtp,
+    ):
+        alone = Delivery()
+        with pytest.raises(SMTPServerDisconnected):
+            await deliver(lmtp, pieces_of(raw), delivery=alone)
+        mails = [Mail(pieces_of(raw), ENVELOPE), Mail(RAW, ENVELOPE)]
+        async with lmtp.send_many(mails, ordered=True) as deliveries:
+            in_stream, behind = [delivery async for delivery in deliveries]
+    assert isinstance(in_stream.exception(), SMTPServerDisconnected)
+    for delivery in (alone, in_stream):
+        assert [*delivery.accepted, *delivery.refused] == [one]
+        assert (one in delivery.accepted) == first.startswith("250")
+        assert delivery.in_doubt == (other,)
+    assert behind.outcome == "accepted"

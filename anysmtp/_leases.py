@@ -164,7 +164,10 @@ class Leases:
         channel = claim.connection
         assert channel is not None
         before = before or _FIRST
-        if before.is_last or not sending.can_be_repeated:
+        is_silent = isinstance(error, SMTPServerDisconnected) and error.reply is None
+        # Where it waited for the rate on a fresh connection, that was not fresh any more.
+        is_believed = before.is_last and not (is_silent and channel.has_rested)
+        if is_believed or not sending.can_be_repeated:
             return None
         if isinstance(error, WornOut):
             return replace(before, reason="the connection takes no other message")
@@ -174,8 +177,7 @@ class Leases:
         is_old = claim.was_used or turn.has_boarded or channel.has_rested
         if is_old and (is_gone or sending.is_stale):
             reason = "the connection was worn out, taking a new one"
-            has_begun = sending.has_begun and is_gone and error.reply is None
-            return Again(reason, is_last=True, has_begun=has_begun)
+            return Again(reason, is_last=True, has_begun=is_silent and sending.has_begun)
         return None
 
     def _is_too_many(self, error: SMTPException) -> bool:

@@ -88,4 +88,8 @@ async def test_a_connection_that_ends_while_a_message_waits_for_the_rate_gives_i
             # The second one waits on the connection that the first one is lost with.
             await server.hang_up()
             await server.release()
+            # It waits on, on another one, which is lost too.
+            await anyio.sleep(20)
+            assert len(server.connections) == 2
+            await server.hang_up()
     assert ends == {0: ("in_doubt", 20), 1: ("accepted", 60)}

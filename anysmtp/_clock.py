@@ -131,7 +131,7 @@ class Clock:
         self._aborted: str | None = None
         self._waiting_for = ""
         self._seconds = seconds or 0.0
-        self.began = anyio.current_time()
+        self.began: float = anyio.current_time()
         """When it was made, in the event loop's time."""
         self._scope = anyio.CancelScope(
             deadline=math.inf if seconds is None else self.began + seconds

@@ -79,9 +79,7 @@ async def test_stopping_a_send_at_any_await_harms_nobody(
         else:
             pytest.fail("the scenario has no end")
         await bench.server.wait_closed()
-    for subject, delivery in deliveries.items():
-        bench.judge(subject, delivery)
-    outcomes = [delivery.outcome for delivery in deliveries.values()]
+    outcomes = bench.judge_all(deliveries)
     tally("awaits at which a send was stopped", len(outcomes))
     # On 3.10 the first await is in a library that loses a cancellation which comes with its end.
     assert "not_sent" in outcomes

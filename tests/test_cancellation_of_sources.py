@@ -69,9 +69,7 @@ async def test_stopping_a_send_of_a_source_in_any_turn_harms_nobody(
         else:
             pytest.fail("the scenario has no end")
         await bench.server.wait_closed()
-    for subject, delivery in deliveries.items():
-        bench.judge(subject, delivery)
-    outcomes = [delivery.outcome for delivery in deliveries.values()]
+    outcomes = bench.judge_all(deliveries)
     tally("turns in which a send of a source was stopped", len(outcomes))
     assert "not_sent" in outcomes
     assert outcomes[-1] == "accepted"

@@ -172,8 +172,7 @@ async def test_a_reused_connection_that_is_cut_is_replaced_unless_the_message_le
         else:
             pytest.fail("the scenario has no end")
         await bench.server.wait_closed()
-    for subject, delivery in deliveries.items():
-        bench.judge(subject, delivery)
+    bench.judge_all(deliveries)
     tally("bytes after which a server was gone", len(outcomes))
     assert set(outcomes) == {"accepted", "in_doubt"}
 

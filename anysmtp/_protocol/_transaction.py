@@ -136,24 +136,12 @@ class Transaction:
         parameters, self.is_utf8 = mail_parameters(
             job, content, extensions, is_tls_verified=is_tls_verified
         )
-        self._recipients, self._rest = (
-            _one_transaction(job, extensions.limits, domains)
-            if extensions.limits
-            else (job.recipients, ())
-        )
+        self._recipients, self._rest = _one_transaction(job, extensions.limits, domains)
         self._mail = _commands.mail(self._path(job.sender), parameters)
         self._pipelining = pipelining != "off" and extensions.pipelining
         self._data_rides = self._pipelining and not job.require_all and refused_in_a_row < PATIENCE
-        self.is_eager = (
-            pipelining == "eager"
-            and self._data_rides
-            and extensions.chunking
-            and chunking != "off"
-            and not isinstance(content, Stream)
-            and content.size <= EAGER_SIZE
-            # RSET, MAIL and BDAT.
-            and len(self._recipients) + 3 <= MAX_FLIGHT
-        )
+        may_be_chunked = extensions.chunking and chunking != "off"
+        self.is_eager = pipelining == "eager" and may_be_chunked and self._is_short(content)
         """Whether the message goes out with its envelope, in one flight."""
         self.is_chunked = self.is_eager or (extensions.chunking and _is_chunked(job, chunking))
         """Whether BDAT carries the message."""
@@ -263,6 +251,11 @@ class Transaction:
         if self._refusal is not None:
             raise self._refusal
         return self._finals[-1]
+
+    def _is_short(self, content: Content | Stream) -> bool:
+        """Whether one flight may have the message and its envelope, with RSET, MAIL and BDAT."""
+        is_small = not isinstance(content, Stream) and content.size <= EAGER_SIZE
+        return is_small and self._data_rides and len(self._recipients) + 3 <= MAX_FLIGHT
 
     def _planned(self, reset_first: bool) -> deque[tuple[Command, Sink]]:
         """Every command of the envelope, with what its reply means."""
@@ -440,6 +433,8 @@ def _one_transaction(
     RCPTMAX counts recipients in a transaction, RCPTDOMAINMAX their domains in the whole session.
     SMTPNotSupported where it must have them all.
     """
+    if not limits:
+        return job.recipients, ()
     count, most_domains = limits.get("RCPTMAX"), limits.get("RCPTDOMAINMAX")
     if count is None and (most_domains is None or domains is None):
         return job.recipients, ()

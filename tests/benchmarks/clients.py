@@ -1,6 +1,6 @@
 """The clients, each in the way in which its users would do the work.
 
-A client has a library, a backend, and a way: ``one`` message after another on each connection,
+A client has a package, a backend, and a way: ``one`` message after another on each connection,
 ``many`` (anysmtp's send_many; the floor's back-to-back flights), or ``eager``. Over several
 connections all take from the same messages.
 """
@@ -29,14 +29,14 @@ _PACE: dict[Way, int] = {"one": 1, "many": 4, "eager": 10}
 
 @dataclass(frozen=True)
 class Client:
-    library: str
+    package: str
     backend: Backend
     run: Callable[[Task], None]
     way: Way = "one"
 
     @property
     def name(self) -> str:
-        words = [self.library, self.backend, self.way]
+        words = [self.package, self.backend, self.way]
         return " ".join(word for word in words if word not in ("blocking", "one"))
 
     def suits(self, workload: Workload) -> bool:

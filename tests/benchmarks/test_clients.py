@@ -33,7 +33,7 @@ each_pair = pytest.mark.parametrize(
         pytest.param(
             client,
             workload,
-            marks=LENIENT if client.library in PEERS else [],
+            marks=LENIENT if client.package in PEERS else [],
             id=f"{client.name}-{workload.name}",
         )
         for client in CLIENTS.values()
@@ -65,7 +65,7 @@ def test_all_messages_arrive(
     except Unavailable as missing:
         pytest.skip(str(missing))
     finally:
-        if client.library in PEERS:
+        if client.package in PEERS:
             gc.collect()
     seen = sink.counts().since(before)
     assert task.watch.run.messages == count

@@ -7,7 +7,7 @@ reply that was taken for another message's shows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from anyio.lowlevel import checkpoint
@@ -87,6 +87,12 @@ class Bench:
             assert outcome == "in_doubt"
             assert not delivery.may_retry
         assert delivery.phase == "done"
+
+    def judge_all(self, deliveries: Mapping[str, Delivery[Any]]) -> list[str | None]:
+        """Judge each, by its subject; their outcomes."""
+        for subject, delivery in deliveries.items():
+            self.judge(subject, delivery)
+        return [delivery.outcome for delivery in deliveries.values()]
 
     def _answer(self, line: str) -> Answer | None:
         for point in self.once:

@@ -28,6 +28,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -49,6 +50,7 @@ from .errors import SMTPException, SMTPProtocolError, SMTPServerDisconnected, SM
 _wire = logging.getLogger("anysmtp.wire")
 
 _LOST = "the connection was lost"
+_TORN = "a write was interrupted"
 _UNFINISHED = "a conversation was not finished"
 
 
@@ -120,6 +122,12 @@ class Channel:
     def is_idle(self) -> bool:
         """Whether the next one can begin, as far as is known: nobody speaks, nothing is open."""
         return self.turns.holder is None and self.session.is_quiet and self.is_open
+
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether nobody but the holder of the turn reads, writes or waits, and nobody looks on."""
+        is_free = not self._waiting and not self._is_read and self.writer.is_free
+        return is_free and self._closing is None and not _wire.isEnabledFor(logging.DEBUG)
 
     @property
     def is_worn(self) -> bool:
@@ -217,15 +225,22 @@ class Channel:
             await self.writer.write(data, written)
         except BaseException:
             if written is None or not written.is_done:
-                await self.break_off("a write was interrupted")
+                await self.break_off(_TORN)
             raise
 
-    async def wait(self, until: Awaited, turn: Turn) -> None:
-        """Read, or let another task read, until this reply is there; ``turn`` is who waits."""
+    async def wait(
+        self, until: Awaited, turn: Turn, heard: bytes | BaseException | None = None
+    ) -> None:
+        """Read, or let another task read, until this reply is there; ``turn`` is who waits.
+
+        ``heard``: what the first read came to, if it was done already.
+        """
         waiting = _Waiting(until, turn)
         self._waiting.append(waiting)
         self._timer.update(self._waiting[0].turn)
         try:
+            if heard is not None:
+                await self._hear(heard)
             while until.reply is None:
                 if self.session.broken is not None:
                     raise self._reason(turn)
@@ -364,15 +379,35 @@ class Channel:
         try:
             data = await self.link.stream.receive()
         except STREAM_ERRORS as error:
-            failure = self._lost(error)
-            await self.break_off(_LOST)
-            raise failure from error
+            await self._end_by(error, _LOST)
         finally:
             self._is_read = False
-        if not self._take(data):
+        if not self.take(data):
             await _connect.close(self.link)
 
-    def _take(self, data: bytes) -> bool:
+    async def _hear(self, heard: bytes | BaseException) -> None:
+        """What a read has come to that was done elsewhere."""
+        if isinstance(heard, STREAM_ERRORS):
+            await self._end_by(heard, _LOST)
+        elif isinstance(heard, BaseException):
+            raise heard
+        elif not self.take(heard):
+            await _connect.close(self.link)
+
+    async def tear(self, error: BaseException) -> NoReturn:
+        """Raise what a write has ended with that did not return."""
+        if isinstance(error, STREAM_ERRORS):
+            await self._end_by(error, _TORN)
+        await self.break_off(_TORN)
+        raise error
+
+    async def _end_by(self, error: Exception, reason: str) -> NoReturn:
+        """The stream has failed."""
+        failure = self._lost(error)
+        await self.break_off(reason)
+        raise failure from error
+
+    def take(self, data: bytes) -> bool:
         """Pair what was read with those who await it; whether the session is in order."""
         session = self.session
         session.receive(data)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from anyio import lowlevel
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._channel import Channel
 from ._connection import SMTPConnection, connection_on, retire
@@ -240,10 +241,18 @@ class SMTP(BaseMailer):
         settings, pace = self._settings, leases.pace_of(again)
         sending = Sending(job, ledger, settings.pipelining, settings.chunking, pace)
         turn = Turn(call, sending)
-        claim = await leases.lease(call, turn, ledger, again=again)
+        claim = leases.lease_now(call, turn) if again is None else None
+        if claim is None:
+            claim = await leases.lease(call, turn, ledger, again=again)
         channel = claim.connection
         assert channel is not None
         try:
+            await checkpoint_if_cancelled()
+            is_free = not turn.has_boarded and channel.turns.take_now(turn)
+            if is_free and await sending.go_alone(channel, turn):
+                channel.turns.give_up()
+                leases.took_message()
+                return None
             async with channel.turn(turn):
                 await sending.deliver(channel, turn)
         except SMTPException as error:

@@ -149,6 +149,16 @@ class Leases:
             # It holds the claim, which holds the turn.
             turn.on_boarding = None
 
+    def lease_now(self, call: Call, turn: Turn) -> Claim[Channel] | None:
+        """What `lease` would give, if there is nothing to wait for."""
+        pool = self.pool
+        channel = pool.next_idle(call.began)
+        if channel is None or not channel.looks_alive():
+            return None
+        claim = pool.claim(turn.wake, task_id, may_share=turn.passenger is not None)
+        claim.ticket = turn
+        return claim
+
     def again_after(
         self,
         error: SMTPException,
@@ -343,9 +353,10 @@ class Leases:
 
     async def give_back(self, claim: Claim[Channel]) -> None:
         """Keep the connection if its session is in order, else close it after its last user."""
-        channel, slot = claim.connection, claim.slot
-        assert channel is not None
+        slot = claim.slot
         assert slot is not None
+        channel = slot.connection
+        assert channel is not None
         keep = channel.is_idle and not channel.is_worn and self._life.state != "closed"
         is_last = slot.users == 1
         self.pool.release(claim, anyio.current_time(), keep=keep)

@@ -197,6 +197,15 @@ class Pool(Generic[C]):
             )
         return claim
 
+    def next_idle(self, now: float) -> C | None:
+        """The connection that a claim would get now, if none was idle for too long."""
+        idle, keepalive = self._idle, self._keepalive
+        if not idle or self._waiting:
+            return None
+        if keepalive is not None and now - idle[0].idle_since > keepalive:
+            return None
+        return idle[-1].connection
+
     def board(self, claim: Claim[C], connection: C) -> None:
         """The one who waits first rides along on a connection in use."""
         (slot,) = (slot for slot in self._slots if slot.connection is connection)

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from ._alone import Stopped, may_go_alone, send_alone
 from ._channel import Channel
 from ._chunks import send_in_chunks
 from ._clock import Clock
@@ -25,6 +26,7 @@ from ._envelope import Content, Job, Stream
 from ._protocol._commands import Command
 from ._protocol._demands import needs_downgrade, takes_8bit
 from ._protocol._lmtp import LMTPTransaction
+from ._protocol._lone import lone_flight
 from ._protocol._session import Awaited, Sink
 from ._protocol._transaction import (
     EAGER_SIZE,
@@ -35,7 +37,7 @@ from ._protocol._transaction import (
 )
 from ._rate import Pace
 from ._sources import chunks_of
-from ._transfer import Body, send_body
+from ._transfer import ONE_WRITE, Body, send_body
 from ._turns import Turn
 from .errors import SMTPException, SMTPServerDisconnected
 
@@ -54,8 +56,10 @@ class Sending:
         "_job",
         "_last",
         "_ledger",
+        "_out",
         "_pace",
         "_pipelining",
+        "_stopped",
         "_transaction",
         "has_begun",
     )
@@ -77,6 +81,9 @@ class Sending:
         self._channel: Channel | None = None
         self._transaction: Transaction | None = None
         self._last: Awaited | None = None
+        # Those of one that was on the short way first: what stopped it, and what its end awaits.
+        self._stopped: Stopped | None = None
+        self._out: Awaited | None = None
         self.has_begun = pace is None
         """Whether it has had its turn by the rate, where there is one."""
 
@@ -120,13 +127,47 @@ class Sending:
         if self._pace is not None:
             self._pace.begin_now()
             self.has_begun = True
+        channel.messages += 1
         return self._post(transaction.flight(), turn)
+
+    async def go_alone(self, channel: Channel, turn: Turn) -> bool:
+        """Send on the short way, as the holder of the turn, if it can; whether that was the end.
+
+        If not, nothing has happened, or `deliver` goes on from where it came to. It raises nothing.
+        """
+        content, session, clock, ledger = self._content, channel.session, turn.clock, self._ledger
+        if (
+            self._pipelining != "auto"
+            or self._pace is not None
+            or isinstance(content, Stream)
+            or content.size > ONE_WRITE
+            or clock is None
+            or not may_go_alone(channel)
+        ):
+            return False
+        try:
+            flight = lone_flight(self._job, content, session.extensions, self._chunking)
+        except SMTPException:
+            # The other way has the same to say of it.
+            return False
+        if flight is None:
+            return False
+        channel.messages += 1
+        ledger.phase, ledger.bytes_total = "envelope", content.size
+        stopped = await send_alone(channel, clock, ledger, flight, content)
+        if stopped is None:
+            ledger.server = channel.link.server
+            return True
+        self._catch_up(channel, turn, stopped)
+        return False
 
     async def deliver(self, channel: Channel, turn: Turn) -> None:
         """Send, by the holder of the turn or as a passenger; or raise the server's refusal."""
         try:
             if self._transaction is None:
                 await self._begin(channel, turn)
+            elif self._stopped is not None:
+                await self._feel(channel, self._stopped)
             transaction = self._transaction
             assert transaction is not None
             try:
@@ -170,10 +211,36 @@ class Sending:
         is_behind = channel.is_owed_to_others(turn)
         transaction = self._plan(channel)
         flight = self._post(transaction.flight(), turn)
+        channel.messages += 1
         if transaction.is_eager and (others := channel.turns.take_along(channel)):
             flight += others
             is_behind = is_behind or channel.is_owed_to_others(turn)
         await channel.write(flight, is_behind=is_behind)
+
+    def _catch_up(self, channel: Channel, turn: Turn, stopped: Stopped) -> None:
+        """Tell the session what it has missed; it may have been broken since, but not before."""
+        session = channel.session
+        broken, session.broken = session.broken, None
+        self._stopped = stopped
+        transaction = self._plan(channel)
+        self._post(transaction.flight(), turn)
+        if stopped.answer is not None:
+            channel.take(stopped.answer)
+        if stopped.is_handed_over:
+            self._out = channel.begin_body(self._content.size, transaction.take_final)
+            channel.end_body(self._out, turn)
+            transaction.hand_over()
+        session.broken = broken
+
+    async def _feel(self, channel: Channel, stopped: Stopped) -> None:
+        """Raise what has stopped it on the short way, if that was no read."""
+        error = stopped.heard
+        if not isinstance(error, BaseException):
+            return
+        if stopped.is_torn:
+            await channel.tear(error)
+        if stopped.answer is not None and not stopped.is_handed_over:
+            raise error
 
     async def _wait_for_pace(self, pace: Pace, channel: Channel, clock: Clock) -> None:
         """Wait until another message may begin; a connection may have died meanwhile."""
@@ -217,8 +284,6 @@ class Sending:
         transaction, channel = self._transaction, self._channel
         assert transaction is not None
         assert channel is not None
-        if self._last is None:
-            channel.messages += 1
         lines = [command.line for command, _ in flight]
         content = self._content
         if transaction.is_eager and not isinstance(content, Stream):
@@ -237,9 +302,11 @@ class Sending:
         assert channel is not None
         if transaction.is_eager:
             await self._refill(turn)
+        heard = self._stopped.heard if self._stopped is not None and self._out is None else None
         while True:
             assert self._last is not None
-            await channel.wait(self._last, turn)
+            await channel.wait(self._last, turn, heard)
+            heard = None
             if not (commands := transaction.flight()):
                 return
             await checkpoint_if_cancelled()
@@ -263,7 +330,10 @@ class Sending:
         assert channel is not None
         assert clock is not None
         channel.is_stale |= transaction.is_stale or transaction.wears_out
-        if transaction.end == "message":
+        if self._out is not None:
+            assert self._stopped is not None
+            await channel.wait(self._out, turn, self._stopped.heard)
+        elif transaction.end == "message":
             await self._send_message(transaction, clock)
         elif transaction.end == "lone dot":
             nothing = Body((), 0, take_final=_ignore, hand_over=_ignore, progress=_ignore)

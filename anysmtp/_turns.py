@@ -121,6 +121,11 @@ class Turns:
         if self._rest is not None:
             self._rest.cancel()
 
+    def give_up(self) -> None:
+        """The holder, who leaves nothing open, writes no more."""
+        self.holder = None
+        self.pass_on()
+
     def pass_on(self) -> None:
         """Nobody writes now: whoever is next may."""
         if self.holder is None and self._waiting:
@@ -145,6 +150,11 @@ class Turns:
                 break
             turn = self._next()
         return b"".join(flights)
+
+    @property
+    def is_anybody_next(self) -> bool:
+        """Whether somebody waits, here or elsewhere, who may board or have the turn next."""
+        return bool(self._waiting) or (self.others is not None and self.others() is not None)
 
     def _next(self) -> Turn | None:
         if self._waiting:
@@ -173,9 +183,10 @@ class Speaking:
 
     async def __aenter__(self) -> Turn:
         turn = self._turn
-        if not (turn.has_boarded or self._channel.turns.take_now(turn)):
+        turns = self._channel.turns
+        if not (turn.has_boarded or turns.holder is turn or turns.take_now(turn)):
             try:
-                await self._channel.turns.take(turn)
+                await turns.take(turn)
             except BaseException:
                 self._channel.forsake(turn)
                 await self._channel.leave(turn)

@@ -48,6 +48,10 @@ class Writer:
         self._is_taken = False
         self._freed: anyio.Event | None = None
 
+    @property
+    def is_free(self) -> bool:
+        return not self._is_taken
+
     async def write(self, data: bytes, shielded: Written | None = None) -> None:
         """Write, once nobody else does; ``shielded`` from cancellation, if that is given."""
         if self._is_taken:

@@ -293,7 +293,8 @@ async def test_it_is_sent_again_once_and_what_the_fresh_connection_says_is_belie
         with pytest.raises(SMTPException) as caught:
             await deliver(smtp, delivery=delivery)
         assert caught.value.delivery is delivery
-        assert caught.value.__context__ is caught.value.__cause__
+        # Nothing of the connection before it.
+        assert caught.value.__context__ in (None, caught.value.__cause__)
     assert len(server.connections) == 2
     assert len(server.received) == 1
     expected = SMTPSenderRefused if "554" in str(act.reply) else SMTPServerDisconnected

@@ -84,6 +84,12 @@ def mail(path: str, parameters: Iterable[str] = ()) -> Command:
     return Command(" ".join((f"MAIL FROM:<{path}>", *parameters)))
 
 
+@lru_cache(maxsize=256)
+def plain_mail(path: str, *parameters: str) -> Command:
+    """MAIL, with no more than what follows from the message: that, too, comes again."""
+    return mail(path, parameters)
+
+
 def rcpt(path: str, parameters: Iterable[str] = ()) -> Command:
     """RCPT with a forward-path as it stands between the angle brackets."""
     return Command(" ".join((f"RCPT TO:<{path}>", *parameters)))

@@ -37,12 +37,14 @@ MAX_REPLY = 65536
 # How many replies of one line are kept, to be handed out again: a server has a few for the most
 # part of what it says, and they are in the first message.
 _KNOWN = 64
+# The same of what answers a whole flight: it differs by the number of recipients.
+_KNOWN_FLIGHTS = 8
 
 
 class ReplyParser:
     """Collects bytes and hands out replies; every size is bounded."""
 
-    __slots__ = ("_buffer", "_code", "_known", "_lines", "_position", "_size", "_yes")
+    __slots__ = ("_buffer", "_code", "_known", "_lines", "_position", "_size", "_yes", "_yeses")
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -52,6 +54,7 @@ class ReplyParser:
         self._size = 0
         self._known: dict[bytes, Reply] = {}
         self._yes: set[bytes] = set()
+        self._yeses: dict[bytes, tuple[int, int, Reply]] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -104,6 +107,24 @@ class ReplyParser:
         if reply is None or reply.code // 100 != success:
             return None
         self._position = len(self._buffer) - rest
+        return reply
+
+    def only_yes(self, data: bytes, count: int, success: int) -> Reply | None:
+        """What `next_yes` would say of data that is just so many replies, which is not taken."""
+        if (known := self._yeses.get(data)) is not None and known[:2] == (count, success):
+            return known[2]
+        if count == 1:
+            reply = self._known.get(data) or self._one_line(data)
+            return reply if reply is not None and reply.code // 100 == success else None
+        assert self.is_empty
+        self.feed(data)
+        reply = self.next_yes(count, success)
+        is_all = self.is_empty
+        self._buffer, self._position = b"", 0
+        if reply is None or not is_all:
+            return None
+        if len(self._yeses) < _KNOWN_FLIGHTS:
+            self._yeses[data] = (count, success, reply)
         return reply
 
     def _is_yes(self, line: bytes) -> bool:

@@ -200,6 +200,18 @@ class Session:
         return self._parser.is_empty
 
     @property
+    def is_as_new(self) -> bool:
+        """Whether a transaction may begin, and nothing that was before it is of any matter."""
+        return (
+            self._phase == "ready"
+            and not (self.awaited or self.may_have_transaction or self.refused_in_a_row)
+            and self.broken is None
+            and self.goodbye is None
+            and not self.out_of_step
+            and self._parser.is_empty
+        )
+
+    @property
     def can_be_followed(self) -> bool:
         """Whether the session will be between two commands once all that is awaited has come,
         whatever it says."""
@@ -291,6 +303,13 @@ class Session:
 
     def receive(self, data: bytes) -> None:
         self._parser.feed(data)
+
+    def only_yes(self, data: bytes, count: int, success: int) -> Reply | None:
+        """The last of so many replies that say yes, if data is these and no more.
+
+        For who has told the session nothing of what he sends; nor is it told of the replies.
+        """
+        return self._parser.only_yes(data, count, success)
 
     def next_reply(self) -> Awaited | None:
         """Pair one reply with the command that awaits it, or None until more was received.

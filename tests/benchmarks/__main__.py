@@ -136,6 +136,7 @@ def rows(chosen: argparse.Namespace) -> Iterator[tuple[str, Workload, list[Clien
 def main(given: Sequence[str]) -> None:
     chosen = arguments(given)
     core = choose_cores(chosen.cores)
+    chosen.output.mkdir(parents=True, exist_ok=True)
     with Servers() as servers:
         bench = Bench(servers, core, quick=chosen.quick)
         for number in range(chosen.rounds):

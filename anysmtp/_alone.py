@@ -1,0 +1,87 @@
+"""A message that is alone on its connection, and to which the server says yes.
+
+Nearly every message is that, so there is a short way for it: two writes, two reads, and a look at
+what was read. The session, its queue of replies and a transaction are told nothing, for nobody
+would ask them: on a connection that is quiet the holder of the turn is the only one who writes and
+reads, from his first octet to the reply to his last.
+
+Whatever comes otherwise, be it another reply, a half of one, an error, a cancellation, or somebody
+who wants to ride along, ends the short way. It says what it has come to, and the general way
+goes on from there (`Sending`) once it was told the same that it would have seen. Nothing is
+awaited between the two; and the ledger is written on both, in the same steps. So what is known of a
+message is the same at each await, whichever way it takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from ._channel import Channel
+from ._clock import Clock
+from ._delivery import Ledger
+from ._envelope import Content
+from ._protocol._body import END, stuffed
+from ._protocol._commands import END_OF_DATA
+from ._protocol._lone import LoneFlight
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """How far a message came on the short way, and what stopped it."""
+
+    answer: bytes | None
+    """The replies to its envelope, where all of them said yes."""
+    is_handed_over: bool
+    """Whether its end has left, or was about to."""
+    is_torn: bool
+    """Whether ``heard`` is the end of a write that did not return."""
+    heard: bytes | BaseException | None
+    """What was read and was not the expected, or what an await has raised; None: somebody else has
+    to be seen to."""
+
+
+def may_go_alone(channel: Channel) -> bool:
+    """Whether the holder of the turn has the channel for himself, and it was left in order."""
+    return (
+        channel.is_undisturbed
+        and not channel.is_worn
+        and channel.session.is_as_new
+        and not channel.turns.is_anybody_next
+    )
+
+
+async def send_alone(
+    channel: Channel, clock: Clock, ledger: Ledger, flight: LoneFlight, content: Content
+) -> Stopped | None:
+    """Send a message; None if the server has taken it, and has said nothing but yes."""
+    session, link, timeouts, keys = channel.session, channel.link, channel.timeouts, flight.keys
+    stream, message = link.stream, b"".join(content.chunks())
+    answer: bytes | None = None
+    is_handed_over, is_writing = False, True
+    clock.start(timeouts.command, flight.mail)
+    try:
+        await stream.send(flight.octets)
+        is_writing = False
+        link.acknowledge_at_once()
+        heard = await stream.receive()
+        if session.only_yes(heard, len(keys) + 2, 3) is None:
+            return Stopped(None, False, False, heard)
+        answer = heard
+        await checkpoint_if_cancelled()
+        if session.broken is not None or channel.turns.is_anybody_next:
+            return Stopped(answer, False, False, None)
+        clock.start(timeouts.final, END_OF_DATA.shown)
+        ledger.hand_over(keys)
+        is_handed_over = is_writing = True
+        await stream.send(stuffed(message) + END)
+        is_writing = False
+        ledger.bytes_sent += len(message)
+        heard = await stream.receive()
+    except BaseException as error:  # noqa: BLE001 - it is raised where the general way goes on
+        return Stopped(answer, is_handed_over, is_writing, error)
+    if (reply := session.only_yes(heard, 1, 2)) is None:
+        return Stopped(answer, True, False, heard)
+    ledger.settle(keys, reply)
+    return None

@@ -1,0 +1,285 @@
+"""A message on the short way comes to the same as on the general one, whatever happens to it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import anyio
+import pytest
+from anyio.abc import ByteStream, ByteStreamConnectable
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anysmtp import SMTP, Delivery, SMTPException
+from anysmtp import _sending as sending
+from anysmtp._alone import may_go_alone, send_alone
+from anysmtp.testing import ScriptedServer
+from support.clients import deliver, on_memory
+
+SENDER = "a@x.test"
+RAW = b"Subject: hi\r\n\r\n.hello\r\n"
+HELLO = b"250-mail.x.test\r\n250-PIPELINING\r\n250-SIZE\r\n250-8BITMIME\r\n250 CHUNKING\r\n"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a server says to one message, and what else happens to it."""
+
+    recipients: int = 2
+    answer: bytes = b"250 a\r\n250 b\r\n250 c\r\n354 d\r\n"
+    """What it says to the envelope, all of it at once or in pieces."""
+    final: bytes = b"250 taken\r\n"
+    cuts: tuple[int, ...] = ()
+    """Where what it says is cut."""
+    stop_at: int | None = None
+    """The await of the wire at which the caller is cancelled."""
+    is_late: bool = False
+    """Whether that await comes to its end all the same."""
+    lost_at: int | None = None
+    """The await of the wire at which the stream fails."""
+    is_closed: bool = False
+    """Whether that is by its end, and not by a reset."""
+
+
+@dataclass
+class Wire(ByteStream):
+    """A server on no network, for which each await is an event."""
+
+    plan: Plan
+    scope: anyio.CancelScope
+    delivery: Delivery[None]
+    seen: list[object] = field(default_factory=list[object])
+    """What is known of the message at each await."""
+    written: list[bytes] = field(default_factory=list[bytes])
+    ready: list[bytes] = field(default_factory=lambda: [b"220 hi\r\n"])
+    is_tried: bool = False
+    """Whether what happens happens now, and not in the message before."""
+    awaits: int = 0
+    is_gone: bool = False
+
+    async def send(self, item: bytes) -> None:
+        await self._event()
+        self.written.append(item)
+        answer, final = self._answers()
+        if item.startswith((b"EHLO", b"QUIT")):
+            self.ready.append(HELLO if item.startswith(b"EHLO") else b"221 bye\r\n")
+        elif item.startswith((b"MAIL", b"RSET")):
+            reset = b"250 reset\r\n" if item.startswith(b"RSET") else b""
+            self._say(reset + answer)
+        else:
+            self._say(final)
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        await self._event()
+        if not self.ready:
+            self.is_gone = True
+            raise anyio.EndOfStream
+        return self.ready.pop(0)
+
+    async def send_eof(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        self.is_gone = True
+
+    def _answers(self) -> tuple[bytes, bytes]:
+        if self.is_tried:
+            return self.plan.answer, self.plan.final
+        return b"250 a\r\n" * (self.plan.recipients + 1) + b"354 d\r\n", b"250 taken\r\n"
+
+    def _say(self, said: bytes) -> None:
+        cuts = self.plan.cuts if self.is_tried else ()
+        places = sorted({cut for cut in cuts if 0 < cut < len(said)})
+        self.ready += [
+            said[start:end]
+            for start, end in zip([0, *places], [*places, len(said)], strict=True)
+            if said
+        ]
+
+    async def _event(self) -> None:
+        if self.is_gone:
+            raise anyio.ClosedResourceError
+        if not self.is_tried:
+            return
+        self.seen.append(known(self.delivery))
+        self.awaits += 1
+        if self.awaits == self.plan.lost_at:
+            self.is_gone = True
+            raise anyio.EndOfStream if self.plan.is_closed else anyio.BrokenResourceError
+        if self.awaits == self.plan.stop_at:
+            self.scope.cancel()
+            if not self.plan.is_late:
+                await anyio.lowlevel.checkpoint()
+
+
+class House(ByteStreamConnectable):
+    """Where the client connects to."""
+
+    def __init__(self, *given: Any) -> None:
+        self._given = given
+        self.wires: list[Wire] = []
+
+    async def connect(self) -> Wire:
+        self.wires.append(Wire(*self._given))
+        return self.wires[-1]
+
+
+def told(error: BaseException) -> object:
+    """What a caller can see of a failure."""
+    details: dict[str, Any] = {}
+    if isinstance(error, SMTPException):
+        names = ("outcome", "command", "reply", "server", "connection_closed", "recipients")
+        details = {name: getattr(error, name, None) for name in names}
+    return type(error), str(error), type(error.__cause__), details
+
+
+def known(delivery: Delivery[None]) -> object:
+    """What a Delivery says now."""
+    facts = (dict(delivery.accepted), dict(delivery.refused), delivery.in_doubt, delivery.not_sent)
+    return facts, delivery.bytes_sent, delivery.bytes_total, delivery.phase
+
+
+async def run(plan: Plan, options: dict[str, Any]) -> object:
+    """Send a message for nothing, the one that is meant, and one behind it; all that is seen."""
+    scope = anyio.CancelScope()
+    delivery: Delivery[None] = Delivery()
+    house = House(plan, scope, delivery)
+    recipients = [f"r{number}@x.test" for number in range(plan.recipients)]
+    ends: list[object] = []
+    smtp = SMTP("mail.x.test", tls="off", local_hostname="me", connectable=house, **options)
+    async with smtp:
+        await smtp.sendmail(SENDER, recipients, RAW)
+        house.wires[0].is_tried = True
+        with scope:
+            try:
+                ends.append(await smtp.sendmail(SENDER, recipients, RAW, delivery=delivery))
+            except SMTPException as error:
+                ends.append(told(error))
+        for wire in house.wires:
+            wire.is_tried = False
+        ends.append(scope.cancelled_caught)
+        ends.append((repr(smtp), smtp.statistics()))
+        ends.append(await smtp.sendmail(SENDER, recipients, RAW))
+    wires = [(b"".join(wire.written), wire.seen) for wire in house.wires]
+    return ends, known(delivery), wires
+
+
+class Ways:
+    """Counts who goes the short way, which can be closed."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.taken = self.ended = 0
+
+    def may_go(self, channel: Any) -> bool:
+        return self.is_open and may_go_alone(channel)
+
+    async def send(self, *arguments: Any) -> Any:
+        self.taken += 1
+        stopped = await cast("Any", send_alone)(*arguments)
+        self.ended += stopped is None
+        return stopped
+
+
+@contextmanager
+def watched() -> Generator[Ways]:
+    ways = Ways()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sending, "may_go_alone", ways.may_go)
+        patch.setattr(sending, "send_alone", ways.send)
+        yield ways
+
+
+def check(plan: Plan, backend: str = "asyncio", **options: Any) -> Ways:
+    """Both ways come to the same."""
+    with watched() as ways:
+        short = anyio.run(run, plan, options, backend=backend)
+        ways.is_open = False
+        assert anyio.run(run, plan, options, backend=backend) == short
+    return ways
+
+
+def lines(*choices: str) -> st.SearchStrategy[str]:
+    return st.sampled_from([choices[0]] * 6 + list(choices))
+
+
+YES = lines(
+    "250 yes", "251 elsewhere", "250-two\r\n250 lines", "550 no", "452 4.5.3 many", "421 bye"
+)
+GO = lines("354 go", "354-two\r\n354 lines", "554 no", "451 later", "250 what?", "nonsense", "")
+LAST = lines(
+    "250 taken", "250-two\r\n250 lines", "552 no", "451 later", "421 bye", "354 ?", "", "x"
+)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    count = draw(st.integers(1, 3))
+    said = [draw(YES) for _ in range(count + 1)] + [draw(GO)]
+    behind = draw(st.sampled_from(["", "", "", "", "421 bye\r\n", "250 too many\r\n"]))
+    places = st.integers(1, 4) if draw(st.booleans()) else st.none()
+    is_stopped = draw(st.booleans())
+    place = draw(places)
+    return Plan(
+        recipients=count,
+        answer="".join(f"{line}\r\n" for line in said if line).encode()
+        + (behind.encode() if draw(st.booleans()) else b""),
+        final=f"{draw(LAST)}\r\n".lstrip("\r\n").encode() + behind.encode(),
+        cuts=tuple(draw(st.lists(st.integers(1, 40), max_size=2))),
+        stop_at=place if is_stopped else None,
+        is_late=draw(st.booleans()),
+        lost_at=None if is_stopped else place,
+        is_closed=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=300)
+@given(plan=plans(), backend=st.sampled_from(["asyncio", "trio"]))
+def test_both_ways_come_to_the_same(plan: Plan, backend: str) -> None:
+    check(plan, backend)
+
+
+def test_a_message_to_which_the_server_says_yes_goes_the_short_way() -> None:
+    ways = check(Plan())
+    assert (ways.taken, ways.ended) == (3, 3)
+
+
+@pytest.mark.parametrize("stop_at", range(1, 5))
+@pytest.mark.parametrize("is_late", [False, True])
+def test_one_that_is_stopped_at_any_await_is_known_as_well(stop_at: int, is_late: bool) -> None:
+    check(Plan(stop_at=stop_at, is_late=is_late))
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "require_all": {"require_all": True},
+    "eager": {"pipelining": "eager"},
+    "one by one": {"pipelining": "off"},
+    "chunks": {"chunking": "always"},
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("options", OTHERS.values(), ids=OTHERS)
+async def test_what_is_asked_for_otherwise_does_not_go_it(options: dict[str, Any]) -> None:
+    with watched() as ways:
+        async with ScriptedServer() as server, on_memory(server, **options) as smtp:
+            await deliver(smtp)
+    assert ways.taken == 0
+
+
+@pytest.mark.anyio
+async def test_a_borrowed_connection_goes_it_too() -> None:
+    with watched() as ways:
+        async with ScriptedServer() as server, on_memory(server) as smtp, smtp.connection() as conn:
+            await deliver(conn)
+    assert ways.ended == 1
+
+
+def test_what_is_looked_on_does_not_go_it(caplog: pytest.LogCaptureFixture) -> None:
+    """The log of the wire shows each line when it is sent and when it is read."""
+    with caplog.at_level(logging.DEBUG, "anysmtp.wire"):
+        assert check(Plan()).taken == 0

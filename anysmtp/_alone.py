@@ -43,11 +43,15 @@ class Stopped:
 
 
 def may_go_alone(channel: Channel) -> bool:
-    """Whether the holder of the turn has the channel for himself, and it was left in order."""
+    """Whether the holder of the turn has the channel for himself, and it was left in order.
+
+    An LMTP server answers the end of a message for each recipient: that takes a transaction.
+    """
     return (
         channel.is_undisturbed
         and not channel.is_worn
         and channel.session.is_as_new
+        and not channel.session.is_lmtp
         and not channel.turns.is_anybody_next
     )
 

@@ -57,13 +57,17 @@ class Link:
     proxy_tls: Any = None
     """The TLS object of a proxy that is spoken to under TLS."""
     _sockets: tuple[Any, Any] | None = None
+    _tcp: Any = None
     _poll: Any = None
 
     def sockets(self) -> tuple[Any, Any]:
         """The TLS object and the socket, where there are such; asked for once."""
         if self._sockets is None:
             tls = self.stream.extra(TLSAttribute.ssl_object, None)
-            self._sockets = tls, self.stream.extra(SocketAttribute.raw_socket, None)
+            sock = self.stream.extra(SocketAttribute.raw_socket, None)
+            self._sockets = tls, sock
+            is_tcp = sock is not None and sock.family in _TCP_FAMILIES
+            self._tcp = sock if is_tcp and _QUICK_ACK is not None else None
         return self._sockets
 
     def acknowledge_at_once(self) -> None:
@@ -73,12 +77,11 @@ class Link:
         write until the first one is acknowledged, which a system delays by 40 ms. Linux forgets
         the option again, so it is set before each wait.
         """
-        sock = (self._sockets or self.sockets())[1]
-        if sock is None or _QUICK_ACK is None or sock.family not in _TCP_FAMILIES:
-            return
+        if self._sockets is None:
+            self.sockets()
         # One that is closed by now says so when it is read.
-        if sock.fileno() >= 0:
-            sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+        if self._tcp is not None and self._tcp.fileno() >= 0:
+            self._tcp.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
     def poll(self, descriptor: int) -> object:
         """Whether there is something to read, or the end, on the socket that is underneath."""

@@ -173,3 +173,41 @@ def test_what_was_said_is_what_is_read(lines: list[str], crlf: bool) -> None:
     text = "\n".join(f"250{'- '[index == last]}{line}" for index, line in enumerate([*lines]))
     data = f"{text}\n".replace("\n", "\r\n" if crlf else "\n").encode("utf-8", "surrogateescape")
     assert parse([data]) == [Reply(250, lines)]
+
+
+@pytest.mark.parametrize(
+    ("data", "count", "success", "code"),
+    [
+        (b"250 a\r\n250 b\r\n354 c\r\n", 3, 3, 354),
+        (b"250 a\r\n", 1, 2, 250),
+        (b"250 a\r\n250 b\r\n", 3, 3, None),
+        (b"250 a\r\n250 b\r\n354 c", 3, 3, None),
+        (b"250 a\r\n250 b\r\n354 c\r\n421 d\r\n", 3, 3, None),
+        (b"250 a\r\n550 b\r\n354 c\r\n", 3, 3, None),
+        (b"250 a\r\n250 b\r\n250 c\r\n", 3, 3, None),
+        (b"250 a\r\n421 b\r\n", 1, 2, None),
+        (b"250-a\r\n250 b\r\n", 1, 2, None),
+        (b"550 a\r\n", 1, 2, None),
+        (b"what\r\n", 1, 2, None),
+        (b"", 1, 2, None),
+    ],
+)
+def test_data_that_is_nothing_but_yes_is_known_as_that_and_not_taken(
+    data: bytes, count: int, success: int, code: int | None
+) -> None:
+    parser = ReplyParser()
+    for _ in range(2):
+        reply = parser.only_yes(data, count, success)
+        assert (reply and reply.code) == code
+        assert parser.is_empty
+    parser.feed(b"220 hi\r\n")
+    assert parser.next_reply() == Reply(220, "hi")
+
+
+def test_what_was_yes_to_one_flight_is_not_yes_to_another() -> None:
+    parser = ReplyParser()
+    for number in range(20):
+        data = b"250 a\r\n" * number + b"354 b\r\n"
+        assert parser.only_yes(data, number + 1, 3) == Reply(354, "b")
+        assert parser.only_yes(data, number + 2, 3) is None
+        assert parser.only_yes(data, number + 1, 2) is None

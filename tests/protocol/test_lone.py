@@ -1,0 +1,111 @@
+"""What leaves first on the short way is what a transaction begins with, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anysmtp import Envelope
+from anysmtp._delivery import Ledger
+from anysmtp._envelope import Job, Mailbox
+from anysmtp._parameters import notify_parameter
+from anysmtp._protocol._extensions import Extensions
+from anysmtp._protocol._lone import lone_flight
+from anysmtp._protocol._transaction import Chunking, Transaction
+from anysmtp._reply import Reply
+from anysmtp.errors import SMTPException, SMTPMessageTooLarge
+from support.jobs import Octets, job, mailbox
+
+EIGHT = Octets(is_8bit=True)
+UTF8 = Octets(is_8bit=True, is_utf8=True)
+NOTIFIED = Mailbox("b@x", "b@x", "b@x", (notify_parameter(("never",)),))
+ALL = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING", "MT-PRIORITY")
+
+
+def offering(offers: Sequence[str]) -> Extensions:
+    return Extensions(Reply(250, ["x", *offers]))
+
+
+def short(message: Job, offers: Sequence[str], chunking: Chunking = "auto") -> bytes | None:
+    flight = lone_flight(message, message.content, offering(offers), chunking)
+    return None if flight is None else flight.octets
+
+
+def general(message: Job, offers: Sequence[str], chunking: Chunking = "auto") -> bytes:
+    ledger = Ledger()
+    ledger.start([recipient.given for recipient in message.recipients])
+    extensions = offering(offers)
+    transaction = Transaction(
+        message, message.content, extensions, ledger, reset_first=False, chunking=chunking
+    )
+    return b"".join(command.line for command, _ in transaction.flight())
+
+
+@given(
+    offers=st.lists(st.sampled_from([*ALL, "SIZE 99", "SIZE 100"]), unique=True),
+    recipients=st.lists(st.sampled_from(["b@x", "c@y", "d@\u00e9.test"]), min_size=1, max_size=4),
+    content=st.sampled_from([Octets(), Octets(), EIGHT, UTF8]),
+    has_sender=st.booleans(),
+    options=st.sampled_from([(), (), ("RET=HDRS",), ("SIZE=7",), ("SMTPUTF8",)]),
+    chunking=st.sampled_from(["auto", "off", "always"]),
+    require_all=st.booleans(),
+)
+def test_it_is_what_a_transaction_begins_with(
+    offers: list[str],
+    recipients: list[str],
+    content: Octets,
+    has_sender: bool,
+    options: tuple[str, ...],
+    chunking: Chunking,
+    require_all: bool,
+) -> None:
+    more: dict[str, Any] = {} if has_sender else {"sender": None}
+    message = job(
+        *recipients, content=content, mail_options=options, require_all=require_all, **more
+    )
+    try:
+        flight = short(message, offers, chunking)
+    except SMTPException as error:
+        with pytest.raises(type(error)):
+            general(message, offers, chunking)
+        return
+    assert flight is None or flight == general(message, offers, chunking)
+
+
+def test_a_message_that_asks_for_nothing_has_it() -> None:
+    flight = lone_flight(job(), Octets(), offering(ALL), "auto")
+    assert flight is not None
+    assert flight.mail == "MAIL FROM:<a@x> SIZE=100"
+    assert (
+        flight.octets == b"MAIL FROM:<a@x> SIZE=100\r\nRCPT TO:<b@x>\r\nRCPT TO:<c@x>\r\nDATA\r\n"
+    )
+    assert flight.keys == ["b@x", "c@x"]
+
+
+@pytest.mark.parametrize(
+    ("message", "offers"),
+    [
+        (job(), ("SIZE",)),
+        (job(), (*ALL, "LIMITS RCPTMAX=1")),
+        (job(require_all=True), ALL),
+        (job(rcpt_options=("NOTIFY=NEVER",)), ALL),
+        (job(mail_parameters=Envelope(priority=1).parameters()), ALL),
+        (job(recipients=(mailbox("b@x"), NOTIFIED)), ALL),
+        (job(sender=mailbox("\u00e9@x")), ALL),
+        (job("\u00e9@x"), ALL),
+        (job("b@x", mail_options=("SMTPUTF8",)), ALL),
+        (job(content=EIGHT), ("PIPELINING",)),
+        (job(*(f"r{number}@x" for number in range(127))), ALL),
+    ],
+)
+def test_what_takes_more_planning_has_none(message: Job, offers: Sequence[str]) -> None:
+    assert short(message, offers) is None
+
+
+def test_a_message_that_is_too_large_is_refused_as_by_a_transaction() -> None:
+    with pytest.raises(SMTPMessageTooLarge):
+        short(job(), ("PIPELINING", "SIZE 99"))

@@ -156,9 +156,7 @@ class Channel:
         await self.catch_up(turn)
         is_behind = self.is_owed_to_others(turn)
         awaited = [self.session.send(command, sink, turn) for command in commands]
-        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
-        if self._is_traced:
-            self._trace(">", (command.shown for command in commands))
+        self._show(commands)
         self._time()
         await self.write(b"".join([command.line for command in commands]), is_behind=is_behind)
         await self.wait(awaited[-1], turn)
@@ -207,11 +205,7 @@ class Channel:
         ``octets`` of a message go out with it; for ``take_yes`` see `Session.send_flight`.
         """
         awaited = self.session.send_flight(flight, turn, octets, take_yes)
-        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
-        if self._is_traced:
-            self._trace(">", (command.shown for command, _ in flight))
-            if octets:
-                self._trace(">", (f"(a message of {octets} octets)",))
+        self._show([command for command, _ in flight], octets)
         self._time()
         return awaited
 
@@ -500,6 +494,14 @@ class Channel:
 
     def _time(self) -> None:
         self._timer.update(self._waiting[0].turn if self._waiting else None)
+
+    def _show(self, commands: Iterable[Command], octets: int = 0) -> None:
+        """What is about to leave, if somebody looks on from here to its replies."""
+        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
+        if self._is_traced:
+            self._trace(">", (command.shown for command in commands))
+            if octets:
+                self._trace(">", (f"(a message of {octets} octets)",))
 
     def _trace(self, direction: str, lines: Iterable[str]) -> None:
         for line in lines:

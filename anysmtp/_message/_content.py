@@ -4,15 +4,17 @@ RFC 5321 section 2.3.8 allows CRLF alone, and a CR or LF that stands by itself i
 smuggled past a server that reads line ends differently from the next one. So every CR, LF and
 CRLF becomes a CRLF here, in bulk, in pieces of 64 KiB that are made when they are sent: a large
 message is never there twice. What is known at once is its size, for which the same pieces are made
-and thrown away, which is faster than to count. Dots are stuffed later, when it is known that DATA
-carries the message.
+and thrown away, which is faster than to count; but for lines of one length, whose ends are where
+they are expected. Dots are stuffed later, when it is known that DATA carries the message.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import AnyStr
 
+from ._even import missing_crs
 from ._lines import has_long_line_of_octets
 
 # What a socket's send buffer takes at once on most systems, more or less.
@@ -60,7 +62,8 @@ class RawContent:
         else:
             # A final line end that is missing goes out with the last chunk: no copy of it all.
             self._end = b"" if data[-1:] in (b"\n", b"\r") else b"\r\n"
-            self._is_clean, length = _measure(data)
+            length = sum(map(_clean_size, _slices(data, b"\n")))
+            self._is_clean = length == len(data)
             self.size = length + len(self._end)
         self._data = data
         self.is_8bit = not data.isascii()
@@ -73,7 +76,7 @@ class RawContent:
                 yield self._data
             return
         end = len(self._data)
-        for chunk in _slices(self._data):
+        for chunk in _slices(self._data, b"\n"):
             end -= len(chunk)
             clean = chunk if self._is_clean else with_crlf(chunk)
             yield clean if end else clean + self._end
@@ -113,7 +116,7 @@ class WrittenContent:
         else:
             last = next(piece[-1] for piece in reversed(pieces) if piece)
             self._pieces = pieces if last in "\r\n" else [*pieces, "\r\n"]
-            self.size = sum(map(len, self._encoded_pieces()))
+            self.size = sum(map(_clean_size, self._encoded_slices()))
         self.is_8bit = not all(map(str.isascii, pieces))
         self.is_utf8 = self.is_8bit and not self.header_section().isascii()
 
@@ -132,7 +135,8 @@ class WrittenContent:
         """What is small is put together."""
         waiting: list[bytes] = []
         length = 0
-        for chunk in self._encoded_pieces():
+        for octets in self._encoded_slices():
+            chunk = _clean(octets)
             waiting.append(chunk)
             length += len(chunk)
             if length >= CHUNK:
@@ -142,9 +146,8 @@ class WrittenContent:
         if waiting:
             yield b"".join(waiting)
 
-    def _encoded_pieces(self) -> Iterator[bytes]:
-        for piece in self._pieces:
-            yield from _encoded_slices(piece)
+    def _encoded_slices(self) -> Iterator[bytes]:
+        return (_encoded(each) for piece in self._pieces for each in _slices(piece, "\n"))
 
 
 def message_id_of(header: bytes) -> str | None:
@@ -176,33 +179,25 @@ def _with_final_crlf(data: bytes) -> bytes:
     return data if not data or data.endswith(b"\n") else data + b"\r\n"
 
 
-def _measure(data: bytes) -> tuple[bool, int]:
-    """Whether all lines end in CRLF, and the octets that there are once they do."""
-    is_clean, size = True, 0
-    for chunk in _slices(data):
-        clean = with_crlf(chunk)
-        is_clean = is_clean and clean is chunk
-        size += len(clean)
-    return is_clean, size
+def _clean(octets: bytes) -> bytes:
+    """The same of a slice, whose lines may be of one length."""
+    is_clean = b"\r" in octets and missing_crs(octets) == 0
+    return octets if is_clean else with_crlf(octets)
 
 
-def _slices(data: bytes) -> Iterator[bytes]:
+def _clean_size(octets: bytes) -> int:
+    """How many octets that are: more than before, unless it is clean."""
+    missing = missing_crs(octets)
+    return len(with_crlf(octets)) if missing is None else len(octets) + missing
+
+
+def _slices(data: AnyStr, lf: AnyStr) -> Iterator[AnyStr]:
     """Pieces between which no CRLF is torn."""
     start = 0
     while start < len(data):
         end = start + CHUNK
-        end += data.startswith(b"\n", end)
+        end += data.startswith(lf, end)
         yield data[start:end]
-        start = end
-
-
-def _encoded_slices(text: str) -> Iterator[bytes]:
-    """The same of text, in CRLF lines."""
-    start = 0
-    while start < len(text):
-        end = start + CHUNK
-        end += text.startswith("\n", end)
-        yield with_crlf(_encoded(text[start:end]))
         start = end
 
 

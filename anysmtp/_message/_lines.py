@@ -4,13 +4,16 @@ RFC 5321 section 4.5.3.1.6: a line has 1000 octets at the most, its CRLF include
 refuse a longer one, and some cut it in two, which breaks whatever it was part of.
 
 Nearly all lines are far shorter. So the search leaps: from the start of a line a thousand octets
-ahead, and back to the last line end before that, which is seldom far.
+ahead, and back to the last line end before that, which is seldom far. Lines of one length are
+passed over before.
 """
 
 from __future__ import annotations
 
 import re
 from typing import AnyStr
+
+from ._even import even_beginning
 
 MAX_LINE = 998
 _ENDS = re.compile(r"[\r\n]")
@@ -40,7 +43,7 @@ def has_long_line_of_octets(data: bytes) -> bool:
 
 def _leap(data: AnyStr, lf: AnyStr, cr: AnyStr) -> int | None:
     """Where a line starts that is too long unless it ends in CR alone; None: there is none."""
-    start, end, rfind = 0, len(data), data.rfind
+    start, end, rfind = even_beginning(data, lf, MAX_LINE), len(data), data.rfind
     while end - start > MAX_LINE:
         found = rfind(lf, start, start + MAX_LINE + 2)
         if found - start > MAX_LINE:

@@ -3,7 +3,7 @@
 RFC 5321 section 4.5.2: a dot is put in front of each line that starts with one. Content comes in
 CRLF lines (`Content`), so a line starts at the beginning and behind each CRLF, and all that has
 to be known from one chunk to the next is the last two octets: chunks may end between CR and LF
-too. One bulk search per chunk, and a copy only where a dot is found.
+too. There is a copy only where a dot is found.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ END = b".\r\n"
 
 def stuffed(message: bytes) -> bytes:
     """The whole of a message with dots stuffed."""
-    if b"\r\n." in message:
-        message = message.replace(b"\r\n.", b"\r\n..")
+    message = _stuffed_inside(message)
     return b"." + message if message.startswith(b".") else message
 
 
@@ -28,7 +27,7 @@ class DotStuffer:
 
     def stuff(self, chunk: bytes) -> bytes:
         """The chunk with dots stuffed."""
-        stuffed = chunk.replace(b"\r\n.", b"\r\n..") if b"\r\n." in chunk else chunk
+        stuffed = _stuffed_inside(chunk)
         # The line end, or its first half, may be in front of this chunk.
         if self._tail == b"\r\n" and chunk[:1] == b".":
             stuffed = b"." + stuffed
@@ -36,3 +35,9 @@ class DotStuffer:
             stuffed = b"\n." + stuffed[1:]
         self._tail = (self._tail + chunk[-2:])[-2:]
         return stuffed
+
+
+def _stuffed_inside(octets: bytes) -> bytes:
+    """With dots stuffed that stand behind a CRLF."""
+    # To look for one octet is a fraction of the work, and an attachment in base64 has no dot.
+    return octets.replace(b"\r\n.", b"\r\n..") if b"." in octets else octets

@@ -16,7 +16,7 @@ _LEAST = 16
 
 
 def missing_crs(octets: bytes) -> int | None:
-    """How many LFs have no CR in front, if that is all or none of them; None: it is not seen here."""
+    """How many LFs have no CR in front, if that is all or none of them; None: it is not seen."""
     first = octets.find(b"\n")
     distance = octets.find(b"\n", first + 1) - first
     if first < 1 or distance < _LEAST:
@@ -31,6 +31,8 @@ def missing_crs(octets: bytes) -> int | None:
 
 def even_beginning(text: AnyStr, lf: AnyStr, most: int) -> int:
     """Up to where it is certain that there is a LF as often as at first, which is ``most``."""
+    if len(text) < _GO * _LEAST:
+        return 0
     distance = text.find(lf, 0, most) + 1
     if distance < _LEAST:
         return 0
@@ -42,7 +44,7 @@ def even_beginning(text: AnyStr, lf: AnyStr, most: int) -> int:
 
 def _take_out(octet: bytes, octets: bytearray, places: slice) -> int:
     """How many there are of an octet, which is in all of these places, and then no more; or 0."""
-    found = octets[places]
+    found = bytes(octets[places])
     if found != octet * len(found):
         return 0
     octets[places] = bytes(len(found))

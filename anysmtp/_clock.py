@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# The part of its seconds for which a deadline is not moved.
+_NEGLIGIBLE = 0.001
+
 
 @dataclass(frozen=True, slots=True, init=False)
 class Timeouts:
@@ -150,7 +153,7 @@ class Clock:
             self._is_fresh = False
             self._seconds = seconds
             self._is_running = True
-            self._scope.deadline = anyio.current_time() + seconds
+            self._move_to(anyio.current_time() + seconds)
 
     def stop(self) -> None:
         """What follows is not timed."""
@@ -201,6 +204,11 @@ class Clock:
         self._scope.__exit__(exc_type, exc, traceback)
         if self._scope.cancelled_caught:
             raise self._error() from None
+
+    def _move_to(self, deadline: float) -> None:
+        # Each move costs the event loop a timer, and a large message is many pieces.
+        if not 0 <= deadline - self._scope.deadline < self._seconds * _NEGLIGIBLE:
+            self._scope.deadline = deadline
 
     def _error(self) -> SMTPException:
         if self._aborted is not None:

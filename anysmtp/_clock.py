@@ -153,7 +153,10 @@ class Clock:
             self._is_fresh = False
             self._seconds = seconds
             self._is_running = True
-            self._move_to(anyio.current_time() + seconds)
+            deadline = anyio.current_time() + seconds
+            # Each move costs the event loop a timer, and a large message is many pieces.
+            if not 0 <= deadline - self._scope.deadline < seconds * _NEGLIGIBLE:
+                self._scope.deadline = deadline
 
     def stop(self) -> None:
         """What follows is not timed."""
@@ -204,11 +207,6 @@ class Clock:
         self._scope.__exit__(exc_type, exc, traceback)
         if self._scope.cancelled_caught:
             raise self._error() from None
-
-    def _move_to(self, deadline: float) -> None:
-        # Each move costs the event loop a timer, and a large message is many pieces.
-        if not 0 <= deadline - self._scope.deadline < self._seconds * _NEGLIGIBLE:
-            self._scope.deadline = deadline
 
     def _error(self) -> SMTPException:
         if self._aborted is not None:

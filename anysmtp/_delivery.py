@@ -85,7 +85,7 @@ class Ledger:
         """The last failed login, by its client's count, that this send was told of, if it was."""
         self.server = ""
         """The server that answered last, as ``"smtp.example.com:587"``."""
-        self._facts: Facts[_Fact] = Facts((), _NOT_SENT)
+        self._facts: Facts[_Fact] = Facts(_NOT_SENT)
         self._all_or_nobody = False
 
     @property
@@ -115,7 +115,7 @@ class Ledger:
         self.bytes_sent = 0
         self.left_over = ()
         if self.is_new:
-            self._facts = Facts(recipients, _NOT_SENT)
+            self._facts.keys = tuple(recipients)
             return
         keys = tuple(recipients)
         assert not self.is_any("accepted", keys)

@@ -7,7 +7,7 @@ only from where they differ to where they do not any more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Generic, TypeVar
 
 F = TypeVar("F")
@@ -18,8 +18,9 @@ class Facts(Generic[F]):
 
     __slots__ = ("_each", "common", "keys")
 
-    def __init__(self, keys: Iterable[str], fact: F) -> None:
-        self.keys = tuple(keys)
+    def __init__(self, fact: F) -> None:
+        self.keys: tuple[str, ...] = ()
+        """Those of which it is known, given before anything else is noted."""
         self.common: F | None = fact
         """The fact, if it is the same of all."""
         self._each: dict[str, F] = {}

@@ -11,11 +11,17 @@ KEYS = ["a", "b", "c"]
 NOTES = st.lists(st.tuples(st.lists(st.sampled_from(KEYS), unique=True), st.integers()))
 
 
+def facts_of(keys: list[str]) -> Facts[int]:
+    facts = Facts(0)
+    facts.keys = tuple(keys)
+    return facts
+
+
 @given(st.lists(st.sampled_from(KEYS), unique=True), NOTES)
 def test_each_key_has_what_was_last_noted_of_it(
     keys: list[str], notes: list[tuple[list[str], int]]
 ) -> None:
-    facts, expected = Facts(keys, 0), dict.fromkeys(keys, 0)
+    facts, expected = facts_of(keys), dict.fromkeys(keys, 0)
     for named, fact in notes:
         known = [key for key in named if key in expected]
         facts.note(known, fact)
@@ -26,7 +32,7 @@ def test_each_key_has_what_was_last_noted_of_it(
 
 
 def test_what_is_the_same_of_all_is_there_once() -> None:
-    facts = Facts(KEYS, 0)
+    facts = facts_of(KEYS)
     found = [facts.common]
     for named in (["b"], ["c", "b", "a"]):
         facts.note(named, len(named))

@@ -31,8 +31,6 @@ def missing_crs(octets: bytes) -> int | None:
 
 def even_beginning(text: AnyStr, lf: AnyStr, most: int) -> int:
     """Up to where all lines are certainly as long as the first, which has ``most`` at the most."""
-    if len(text) < _GO * _LEAST:
-        return 0
     distance = text.find(lf, 0, most) + 1
     if distance < _LEAST:
         return 0

@@ -16,6 +16,8 @@ from typing import AnyStr
 from ._even import even_beginning
 
 MAX_LINE = 998
+# Octets that are many lines.
+_MANY = 64 * 1024
 _ENDS = re.compile(r"[\r\n]")
 _ENDS_OF_OCTETS = re.compile(rb"[\r\n]")
 
@@ -43,7 +45,9 @@ def has_long_line_of_octets(data: bytes) -> bool:
 
 def _leap(data: AnyStr, lf: AnyStr, cr: AnyStr) -> int | None:
     """Where a line starts that is too long unless it ends in CR alone; None: there is none."""
-    start, end, rfind = even_beginning(data, lf, MAX_LINE), len(data), data.rfind
+    start, end, rfind = 0, len(data), data.rfind
+    if end > _MANY:
+        start = even_beginning(data, lf, MAX_LINE)
     while end - start > MAX_LINE:
         found = rfind(lf, start, start + MAX_LINE + 2)
         if found - start > MAX_LINE:

@@ -13,7 +13,8 @@ END = b".\r\n"
 
 def stuffed(message: bytes) -> bytes:
     """The whole of a message with dots stuffed."""
-    message = _stuffed_inside(message)
+    if b"." in message:
+        message = message.replace(b"\r\n.", b"\r\n..")
     return b"." + message if message.startswith(b".") else message
 
 
@@ -27,7 +28,8 @@ class DotStuffer:
 
     def stuff(self, chunk: bytes) -> bytes:
         """The chunk with dots stuffed."""
-        stuffed = _stuffed_inside(chunk)
+        # To look for one octet is a fraction of the work, and what is in base64 has no dot.
+        stuffed = chunk.replace(b"\r\n.", b"\r\n..") if b"." in chunk else chunk
         # The line end, or its first half, may be in front of this chunk.
         if self._tail == b"\r\n" and chunk[:1] == b".":
             stuffed = b"." + stuffed
@@ -35,9 +37,3 @@ class DotStuffer:
             stuffed = b"\n." + stuffed[1:]
         self._tail = (self._tail + chunk[-2:])[-2:]
         return stuffed
-
-
-def _stuffed_inside(octets: bytes) -> bytes:
-    """With dots stuffed that stand behind a CRLF."""
-    # To look for one octet is a fraction of the work, and an attachment in base64 has no dot.
-    return octets.replace(b"\r\n.", b"\r\n..") if b"." in octets else octets

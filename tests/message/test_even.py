@@ -63,7 +63,3 @@ def test_the_beginning_ends_before_a_line_that_is_another(end: str, odd: str) ->
 @pytest.mark.parametrize("line", ["\n", "x\n", "x" * 998 + "\n", "x" * 5000 + "\n", "x"])
 def test_there_is_no_beginning_of_lines_that_are_short_or_too_long(line: str) -> None:
     assert even_beginning(line * (100_000 // len(line)), "\n", 998) == 0
-
-
-def test_of_a_short_text_there_is_no_beginning() -> None:
-    assert even_beginning(("x" * 30 + "\n") * 500, "\n", 998) == 0

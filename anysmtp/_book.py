@@ -182,19 +182,22 @@ class Book:
         self._sender = sender
         self.delivery = asked.delivery
         self.ledger = ledger_of(asked.delivery)
-        if self.ledger.is_new:
-            self._recipients = recipients
-            return
+        self._recipients = recipients if self.ledger.is_new else self._left_of(recipients)
+        self._keys = [recipient.given for recipient in self._recipients]
+
+    def _left_of(self, recipients: tuple[Mailbox, ...]) -> tuple[Mailbox, ...]:
+        """Those whom a delivery that was used before may still be sent to."""
         if self.ledger.phase != "done":
             raise RuntimeError("the delivery is used by a send that has not ended")
         keys = self.ledger.retry_keys()
-        self._recipients = tuple(r for r in recipients if r.given in keys)
-        if not self._recipients:
+        left = tuple(recipient for recipient in recipients if recipient.given in keys)
+        if not left:
             raise ValueError(
                 "none of the delivery's retry_recipients is among the recipients as given here"
                 if keys
                 else "there is nobody left whom the message may be sent to again"
             )
+        return left
 
     async def job_of_object(self, message: Message, *, add_missing_headers: bool) -> Job:
         """A message object, serialised: in a worker thread where that takes long."""
@@ -279,15 +282,14 @@ class Book:
     def end(self, receipt: Receipt) -> Receipt:
         """The send has ended with this."""
         self.ledger.finish(receipt)
-        keys = [recipient.given for recipient in self._recipients]
         octets = self.ledger.bytes_total
-        self._monitor.accepted(receipt, keys, octets, self.delivery, self._since)
+        self._monitor.accepted(receipt, self._keys, octets, self.delivery, self._since)
         return receipt
 
     def _needs_utf8(self) -> bool:
         """Whether an address of the envelope can only be written in UTF-8 (RFC 6531)."""
-        boxes = (self._sender, *self._recipients)
-        return any(box is not None and box.ascii is None for box in boxes)
+        boxes = self._recipients if self._sender is None else (self._sender, *self._recipients)
+        return None in [box.ascii for box in boxes]
 
     def _job(
         self,
@@ -316,8 +318,7 @@ class Book:
         )
 
     def __enter__(self) -> Self:
-        keys = [recipient.given for recipient in self._recipients]
-        self.ledger.start(keys, all_or_nobody=self._asked.require_all)
+        self.ledger.start(self._keys, all_or_nobody=self._asked.require_all)
         return self
 
     def __exit__(

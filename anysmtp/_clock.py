@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# The part of its seconds for which a deadline is not moved.
+_NEGLIGIBLE = 0.001
+
 
 @dataclass(frozen=True, slots=True, init=False)
 class Timeouts:
@@ -150,7 +153,10 @@ class Clock:
             self._is_fresh = False
             self._seconds = seconds
             self._is_running = True
-            self._scope.deadline = anyio.current_time() + seconds
+            deadline = anyio.current_time() + seconds
+            # Each move costs the event loop a timer, and a large message is many pieces.
+            if not 0 <= deadline - self._scope.deadline < seconds * _NEGLIGIBLE:
+                self._scope.deadline = deadline
 
     def stop(self) -> None:
         """What follows is not timed."""

@@ -21,10 +21,11 @@ use. Then in_doubt becomes what the server has said, in the Delivery too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, overload
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast, overload
 
 from ._envelope import Receipt
+from ._facts import Facts
 from ._reply import Reply
 from .errors import SMTPException, is_final
 
@@ -40,8 +41,10 @@ else:
 Outcome: TypeAlias = Literal["accepted", "refused", "not_sent", "in_doubt"]
 Phase: TypeAlias = Literal["waiting", "connecting", "envelope", "body", "reply", "done"]
 
-_NOT_SENT: tuple[Outcome, Reply | None] = ("not_sent", None)
-_IN_DOUBT: tuple[Outcome, Reply | None] = ("in_doubt", None)
+# What is known about a recipient: the outcome, the reply that says so, if one does, and the epoch
+# in which it was handed over, if it is in doubt.
+_Fact: TypeAlias = tuple[Outcome, Any, int]
+_NOT_SENT: _Fact = ("not_sent", None, 0)
 # From best to worst: what the server said yes to, said no to, was never asked, may have.
 _WORST: tuple[Outcome, ...] = ("accepted", "refused", "not_sent", "in_doubt")
 
@@ -51,7 +54,6 @@ class Ledger:
 
     __slots__ = (
         "_all_or_nobody",
-        "_doubts",
         "_facts",
         "bytes_sent",
         "bytes_total",
@@ -83,21 +85,21 @@ class Ledger:
         """The last failed login, by its client's count, that this send was told of, if it was."""
         self.server = ""
         """The server that answered last, as ``"smtp.example.com:587"``."""
-        self._facts: dict[str, tuple[Outcome, Reply | None]] = {}
-        # The epoch in which each was handed over last.
-        self._doubts: dict[str, int] = {}
+        self._facts: Facts[_Fact] = Facts(_NOT_SENT)
         self._all_or_nobody = False
 
     @property
     def is_new(self) -> bool:
         """Whether no send has used this book yet."""
-        return not self._facts
+        return not self._facts.keys
 
     @property
     def outcome(self) -> Outcome:
         """The worst of them; nothing was sent where there was nobody to send to."""
-        outcomes: list[Outcome] = [outcome for outcome, _ in self._facts.values()]
-        return max(outcomes or ["not_sent"], key=_WORST.index)
+        if (fact := self._facts.common) is not None:
+            return fact[0]
+        outcomes: set[Outcome] = {fact[0] for fact in self._facts.all().values()}
+        return max(outcomes, key=_WORST.index)
 
     def start(self, recipients: Iterable[str], *, all_or_nobody: bool = False) -> None:
         """A send begins: these recipients will be asked for, and nothing is known of them."""
@@ -112,29 +114,31 @@ class Ledger:
         self.phase = "waiting"
         self.bytes_sent = 0
         self.left_over = ()
-        facts = self._facts
-        for key in recipients:
-            assert key not in facts or facts[key][0] not in ("accepted", "in_doubt")
-            facts[key] = _NOT_SENT
+        if self.is_new:
+            self._facts.keys = tuple(recipients)
+            return
+        keys = tuple(recipients)
+        assert not self.is_any("accepted", keys)
+        assert not self.is_any("in_doubt", keys)
+        self._facts.note(keys, _NOT_SENT)
 
-    def refuse(self, recipients: Iterable[str], reply: Reply) -> None:
-        self._facts.update(dict.fromkeys(recipients, ("refused", reply)))
+    def refuse(self, recipients: Collection[str], reply: Reply) -> None:
+        self._facts.note(recipients, ("refused", reply, 0))
 
-    def hand_over(self, keys: Sequence[str]) -> None:
+    def hand_over(self, recipients: Collection[str]) -> None:
         """The end of the message is about to leave: from here on the server may have it."""
         self.phase = "reply"
-        self._facts.update(dict.fromkeys(keys, _IN_DOUBT))
-        self._doubts.update(dict.fromkeys(keys, self.epoch))
+        self._facts.note(recipients, ("in_doubt", None, self.epoch))
 
-    def settle(self, recipients: Iterable[str], reply: Reply) -> None:
+    def settle(self, recipients: Collection[str], reply: Reply) -> None:
         """The server's word on a message that it has."""
         self.finals.append(reply)
-        fact: tuple[Outcome, Reply] = ("accepted" if reply.code < 300 else "refused", reply)
-        self._facts.update(dict.fromkeys(recipients, fact))
+        outcome: Outcome = "accepted" if reply.code < 300 else "refused"
+        self._facts.note(recipients, (outcome, reply, 0))
 
     def take_back(self, recipients: Iterable[str], epoch: int) -> None:
         """The server said, before it had taken the message of that epoch, that it would not."""
-        self.learn(recipients, *_NOT_SENT, epoch)
+        self.learn(recipients, "not_sent", None, epoch)
 
     def receipt_now(self) -> Receipt:
         """What the transactions of this send have come to; there was one at least."""
@@ -143,7 +147,7 @@ class Ledger:
             reply=last if last.code < 300 else next(filter(_is_positive, reversed(self.finals))),
             replies=tuple(self.finals),
             accepted=accepted,
-            refused=self.replies("refused") if len(accepted) < len(self._facts) else {},
+            refused=self.replies("refused"),
             message_id=self.message_id,
             server=self.server,
         )
@@ -158,10 +162,10 @@ class Ledger:
         """
         is_taken = outcome == "accepted" and self.phase == "done"
         for key in recipients:
-            known = self._facts[key][0]
-            is_its_doubt = known == "in_doubt" and self._doubts[key] == epoch
+            known, _, handed_over = self._facts.of(key)
+            is_its_doubt = known == "in_doubt" and handed_over == epoch
             if is_its_doubt or (known == "not_sent" and is_taken):
-                self._facts[key] = (outcome, reply)
+                self._facts.note((key,), (outcome, reply, 0))
 
     def finish(self, end: Receipt | BaseException) -> None:
         self.epoch += 1
@@ -173,32 +177,33 @@ class Ledger:
 
     def replies(self, outcome: Outcome) -> dict[str, Reply]:
         """The recipients of which this is known, with the reply that says so."""
-        facts: dict[str, tuple[Outcome, Any]] = self._facts
-        return {key: fact[1] for key, fact in facts.items() if fact[0] == outcome}
+        facts = self._facts
+        if facts.common is None:
+            return {key: fact[1] for key, fact in facts.all().items() if fact[0] == outcome}
+        known, reply, _ = facts.common
+        return cast("Any", dict.fromkeys(facts.keys, reply)) if known == outcome else {}
 
     def keys(self, outcome: Outcome) -> tuple[str, ...]:
         """The recipients of which this is known."""
-        return tuple(key for key, (o, _) in self._facts.items() if o == outcome)
+        return tuple(self.replies(outcome))
 
     def is_any(self, outcome: Outcome, recipients: Iterable[str]) -> bool:
         """Whether this is known of any of these."""
-        return any(self._facts.get(key, _NOT_SENT)[0] == outcome for key in recipients)
+        return any(self._facts.of(key)[0] == outcome for key in recipients)
 
     def is_settled(self, recipients: Iterable[str]) -> bool:
         """Whether the server has taken the message for some of these, and refused the others."""
-        outcomes = {self._facts.get(key, _NOT_SENT)[0] for key in recipients}
+        outcomes = {self._facts.of(key)[0] for key in recipients}
         return "accepted" in outcomes and outcomes <= {"accepted", "refused"}
 
     def retry_keys(self) -> tuple[str, ...]:
         """Whom another attempt may reach; nobody if all cannot be reached and all must be."""
-        refused = self.replies("refused").values()
-        if self._all_or_nobody and any(reply.is_permanent for reply in refused):
+        refused = self.replies("refused")
+        if self._all_or_nobody and any(reply.is_permanent for reply in refused.values()):
             return ()
-        return tuple(
-            key
-            for key, (outcome, reply) in self._facts.items()
-            if outcome == "not_sent" or (outcome == "refused" and reply and reply.is_transient)
-        )
+        transient = {key for key, reply in refused.items() if reply.is_transient}
+        may_be_reached = transient.union(self.keys("not_sent"))
+        return tuple(key for key in self._facts.keys if key in may_be_reached)
 
 
 class Delivery(Generic[K]):

@@ -22,6 +22,8 @@ class Stock:
 
     __slots__ = ("_enough", "_found", "_is_over", "_length", "_news", "_room", "_taken")
 
+    may_wait = True
+
     def __init__(self, enough: int) -> None:
         """``enough``: octets that are taken at once; no more are put in then."""
         self._enough = enough

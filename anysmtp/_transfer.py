@@ -178,8 +178,9 @@ class _InPieces:
         assert clock is not None
         async with writer:
             while True:
-                # The caller's own code may take as long as it likes.
-                clock.stop()
+                if supply.may_wait:
+                    # The caller's own code may take as long as it likes.
+                    clock.stop()
                 piece, is_last = await supply.take()
                 if is_last:
                     break
@@ -227,6 +228,11 @@ async def pour(
 class _Supply(Protocol):
     """Where the pieces of a message come from, for the one who writes them."""
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether they may be long in coming."""
+        ...
+
     async def take(self) -> tuple[bytes, bool]:
         """Some octets, and whether they are the last."""
         ...
@@ -236,6 +242,8 @@ class _InMemory:
     """What is in memory, as a `_Supply`."""
 
     __slots__ = ("_ahead", "_chunks")
+
+    may_wait = False
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)

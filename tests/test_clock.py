@@ -171,6 +171,12 @@ class TestInVirtualTime:
             await flights(Clock("h"), in_time, in_time, in_time, (5, "QUIT", 6))
         assert anyio.current_time() == pytest.approx(3 * 59 + 5)
 
+    async def test_pieces_that_follow_at_once_share_a_deadline_that_is_hardly_early(self) -> None:
+        pieces = [(60, "the message", 0.01)] * 1000
+        with pytest.raises(SMTPTimeoutError, match="nothing came within 60 seconds"):
+            await flights(Clock("h"), *pieces, (60, "the message", math.inf))
+        assert 69.93 <= anyio.current_time() <= 70.01
+
     async def test_a_flight_without_limit_takes_as_long_as_it_takes(self) -> None:
         await flights(Clock("h"), (None, "NOOP", 10_000), (60, "NOOP", 59), (None, "NOOP", 10_000))
 

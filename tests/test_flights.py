@@ -18,6 +18,7 @@ from anysmtp import (
     SMTPTimeoutError,
     Timeouts,
 )
+from anysmtp._message._content import CHUNK
 from anysmtp.testing import DEAF, DROP, STALL, Act, ScriptedServer
 from support.bench import LARGE, RECIPIENTS, message
 from support.clients import RAW, SENDER, Script, connection_to, deliver, on_memory, on_tcp
@@ -123,7 +124,7 @@ async def test_the_last_piece_of_a_large_message_leaves_with_its_end() -> None:
     async with server, on_memory(server) as smtp:
         await deliver(smtp, raw)
     pieces = writes(server)[1:]
-    assert len(pieces) == -(-len(raw) // 65536)
+    assert len(pieces) == -(-len(raw) // CHUNK)
     assert pieces[-1].endswith(b"x\r\n.\r\n")
     assert server.messages[0].raw == raw
 

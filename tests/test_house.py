@@ -23,7 +23,8 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 BACKENDS = {"asyncio", "trio"}
 SANS_IO = {
     *("_protocol", "sasl", "_message"),
-    *("errors", "_reply", "_status", "_envelope", "_parameters", "_delivery", "_grammar", "_pool"),
+    *("errors", "_reply", "_status", "_envelope", "_parameters", "_facts", "_delivery", "_grammar"),
+    "_pool",
 }
 SANS_IO_MODULES = [path for path in MODULES if path.split("/")[0].removesuffix(".py") in SANS_IO]
 

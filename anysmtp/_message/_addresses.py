@@ -54,6 +54,9 @@ _OUTSIDE_COMMENT = re.compile(rf"{_QUOTED}|\\.|[()]")
 _NEEDS_PAIR = re.compile(r'["\\]')
 _PAIR = re.compile(r"\\(.)")
 _INSIDE_COMMENT = re.compile(r"\\.|[()]")
+# Recipients that are kept in case they come again: as many as each server takes in one transaction
+# (RFC 5321 section 4.5.3.1.8).
+_FEW = 100
 
 
 def parse_address(given: AddressLike) -> Mailbox:
@@ -111,9 +114,16 @@ def parse_recipients(given: Recipients) -> tuple[Mailbox, ...]:
     # An iterable that is no list is looked for the long way.
     if not (isinstance(given, (list, tuple)) or _is_several(given)):
         raise TypeError(f"recipients are one address or several, not {given!r}")
-    return unique(
-        [_parse_again(each) if isinstance(each, str) else _parse_recipient(each) for each in given]
-    )
+    several = tuple(given)
+    if len(several) <= _FEW and {*map(type, several)} == {str}:
+        return _parse_several_again(several)
+    return unique([_parse_recipient(each) for each in several])
+
+
+@lru_cache(maxsize=8)
+def _parse_several_again(given: tuple[str, ...]) -> tuple[Mailbox, ...]:
+    """Several messages go to the same recipients, and all of these to each."""
+    return unique([_parse_again(each) for each in given])
 
 
 def _is_several(given: object) -> bool:

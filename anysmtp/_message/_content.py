@@ -2,21 +2,28 @@
 
 RFC 5321 section 2.3.8 allows CRLF alone, and a CR or LF that stands by itself is how messages are
 smuggled past a server that reads line ends differently from the next one. So every CR, LF and
-CRLF becomes a CRLF here, in bulk, in pieces of 64 KiB that are made when they are sent: a large
+CRLF becomes a CRLF here, in bulk, in pieces of 128 KiB that are made when they are sent: a large
 message is never there twice. What is known at once is its size, for which the same pieces are made
-and thrown away, which is faster than to count. Dots are stuffed later, when it is known that DATA
-carries the message.
+and thrown away, which is faster than to count; but for lines of one length, whose ends are where
+they are expected. Dots are stuffed later, when it is known that DATA carries the message.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import AnyStr
 
+from ._even import missing_crs
 from ._lines import has_long_line_of_octets
 
-# What a socket's send buffer takes at once on most systems, more or less.
-CHUNK = 64 * 1024
+# What is not larger is made at once, for it leaves in one write.
+WHOLE = 64 * 1024
+# The pieces of what is larger. Each costs a turn of the event loop, and has to be on its way before
+# the client's patience ends.
+CHUNK = 128 * 1024
+# For fewer octets it does not pay to look whether they are in lines of one length.
+_SHORT = 4096
 
 # RFC 5322 section 2.2: the header section is fields and their continuation lines. The first line
 # that is neither ends it, which is the blank line or, as servers read it, a body without one.
@@ -53,14 +60,15 @@ class RawContent:
 
     def __init__(self, message: bytes | bytearray | memoryview | str) -> None:
         data = message if isinstance(message, bytes) else octets_of(message)
-        self._is_whole = len(data) <= CHUNK
+        self._is_whole = len(data) <= WHOLE
         if self._is_whole:
             data = _with_final_crlf(with_crlf(data))
             self._end, self._is_clean, self.size = b"", True, len(data)
         else:
             # A final line end that is missing goes out with the last chunk: no copy of it all.
             self._end = b"" if data[-1:] in (b"\n", b"\r") else b"\r\n"
-            self._is_clean, length = _measure(data)
+            length = sum(map(_clean_size, _slices(data, b"\n")))
+            self._is_clean = length == len(data)
             self.size = length + len(self._end)
         self._data = data
         self.is_8bit = not data.isascii()
@@ -73,7 +81,7 @@ class RawContent:
                 yield self._data
             return
         end = len(self._data)
-        for chunk in _slices(self._data):
+        for chunk in _slices(self._data, b"\n"):
             end -= len(chunk)
             clean = chunk if self._is_clean else with_crlf(chunk)
             yield clean if end else clean + self._end
@@ -106,14 +114,14 @@ class WrittenContent:
         self._pieces = pieces
         self.has_long_lines = has_long_lines
         self._small: bytes | None = None
-        if sum(map(len, pieces)) <= CHUNK:
+        if sum(map(len, pieces)) <= WHOLE:
             body = with_crlf(_encoded("".join(pieces[1:])))
             self._small = _encoded(pieces[0]) + _with_final_crlf(body)
             self.size = len(self._small)
         else:
             last = next(piece[-1] for piece in reversed(pieces) if piece)
             self._pieces = pieces if last in "\r\n" else [*pieces, "\r\n"]
-            self.size = sum(map(len, self._encoded_pieces()))
+            self.size = sum(map(_clean_size, self._encoded_slices()))
         self.is_8bit = not all(map(str.isascii, pieces))
         self.is_utf8 = self.is_8bit and not self.header_section().isascii()
 
@@ -132,7 +140,8 @@ class WrittenContent:
         """What is small is put together."""
         waiting: list[bytes] = []
         length = 0
-        for chunk in self._encoded_pieces():
+        for octets in self._encoded_slices():
+            chunk = with_crlf(octets)
             waiting.append(chunk)
             length += len(chunk)
             if length >= CHUNK:
@@ -142,9 +151,8 @@ class WrittenContent:
         if waiting:
             yield b"".join(waiting)
 
-    def _encoded_pieces(self) -> Iterator[bytes]:
-        for piece in self._pieces:
-            yield from _encoded_slices(piece)
+    def _encoded_slices(self) -> Iterator[bytes]:
+        return (_encoded(each) for piece in self._pieces for each in _slices(piece, "\n"))
 
 
 def message_id_of(header: bytes) -> str | None:
@@ -159,6 +167,8 @@ def with_crlf(data: bytes) -> bytes:
     """The same lines, each ended by CRLF; the same object if they are."""
     if b"\r" not in data:
         return data.replace(b"\n", b"\r\n")
+    if len(data) > _SHORT and missing_crs(data) == 0:
+        return data
     # Two single octets are replaced in a fraction of the time that it takes to find a pair.
     if data == (fixed := data.replace(b"\r", b"").replace(b"\n", b"\r\n")):
         return data
@@ -176,33 +186,19 @@ def _with_final_crlf(data: bytes) -> bytes:
     return data if not data or data.endswith(b"\n") else data + b"\r\n"
 
 
-def _measure(data: bytes) -> tuple[bool, int]:
-    """Whether all lines end in CRLF, and the octets that there are once they do."""
-    is_clean, size = True, 0
-    for chunk in _slices(data):
-        clean = with_crlf(chunk)
-        is_clean = is_clean and clean is chunk
-        size += len(clean)
-    return is_clean, size
+def _clean_size(octets: bytes) -> int:
+    """How many octets `with_crlf` gives: more than before, unless it has nothing to do."""
+    missing = missing_crs(octets)
+    return len(with_crlf(octets)) if missing is None else len(octets) + missing
 
 
-def _slices(data: bytes) -> Iterator[bytes]:
+def _slices(data: AnyStr, lf: AnyStr) -> Iterator[AnyStr]:
     """Pieces between which no CRLF is torn."""
     start = 0
     while start < len(data):
         end = start + CHUNK
-        end += data.startswith(b"\n", end)
+        end += data.startswith(lf, end)
         yield data[start:end]
-        start = end
-
-
-def _encoded_slices(text: str) -> Iterator[bytes]:
-    """The same of text, in CRLF lines."""
-    start = 0
-    while start < len(text):
-        end = start + CHUNK
-        end += text.startswith("\n", end)
-        yield with_crlf(_encoded(text[start:end]))
         start = end
 
 

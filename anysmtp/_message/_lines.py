@@ -4,7 +4,8 @@ RFC 5321 section 4.5.3.1.6: a line has 1000 octets at the most, its CRLF include
 refuse a longer one, and some cut it in two, which breaks whatever it was part of.
 
 Nearly all lines are far shorter. So the search leaps: from the start of a line a thousand octets
-ahead, and back to the last line end before that, which is seldom far.
+ahead, and back to the last line end before that, which is seldom far. Lines of one length are
+passed over before.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from __future__ import annotations
 import re
 from typing import AnyStr
 
+from ._even import even_beginning
+
 MAX_LINE = 998
+# Octets that are many lines.
+_MANY = 64 * 1024
 _ENDS = re.compile(r"[\r\n]")
 _ENDS_OF_OCTETS = re.compile(rb"[\r\n]")
 
@@ -41,6 +46,8 @@ def has_long_line_of_octets(data: bytes) -> bool:
 def _leap(data: AnyStr, lf: AnyStr, cr: AnyStr) -> int | None:
     """Where a line starts that is too long unless it ends in CR alone; None: there is none."""
     start, end, rfind = 0, len(data), data.rfind
+    if end > _MANY:
+        start = even_beginning(data, lf, MAX_LINE)
     while end - start > MAX_LINE:
         found = rfind(lf, start, start + MAX_LINE + 2)
         if found - start > MAX_LINE:

@@ -101,6 +101,12 @@ def plain_rcpt(path: str) -> Command:
     return rcpt(path)
 
 
+@lru_cache(maxsize=8)
+def plain_rcpts(paths: tuple[str, ...]) -> tuple[Command, ...]:
+    """The same of several recipients, who come together again and again."""
+    return tuple(map(plain_rcpt, paths))
+
+
 def bdat(octets: int, *, is_last: bool) -> Command:
     """BDAT (RFC 3030 section 2), whose chunk follows the command line at once."""
     if is_last:

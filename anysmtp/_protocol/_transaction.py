@@ -40,11 +40,14 @@ for a next one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from operator import attrgetter
 from typing import Literal, TypeAlias
 
 from .._delivery import Ledger, Outcome
 from .._envelope import Content, Job, Mailbox, Stream
+from .._parameters import Parameter
 from .._reply import Reply
 from ..errors import (
     SMTPAuthenticationError,
@@ -74,6 +77,9 @@ PATIENCE = 3
 # Octets of a message that is sent before its envelope is answered: little is lost where that is
 # refused, and it fits the buffers of a socket, so that writing it does not wait.
 EAGER_SIZE = 32768
+
+
+_PARAMETERS: Callable[[Mailbox], Sequence[Parameter]] = attrgetter("parameters")
 
 
 class Transaction:
@@ -263,13 +269,20 @@ class Transaction:
         if reset_first:
             plan.append((_commands.RSET, self._take_rset))
         plan.append((self._mail, self._take_mail))
-        take_rcpt = self._take_rcpt
-        plan.extend([(self._rcpt(recipient), take_rcpt) for recipient in self._recipients])
+        plan.extend(zip(self._rcpts_of_all(), repeat(self._take_rcpt)))
         if not self.is_chunked:
             plan.append((_commands.DATA, self._take_data))
         elif self.is_eager and self.chunk is not None:
             plan.append((self.chunk, self._take_chunk))
         return plan
+
+    def _rcpts_of_all(self) -> Iterable[Command]:
+        """Every RCPT; where they ask for nothing, and are few, as they were made before."""
+        recipients = self._recipients
+        is_plain = not (self.is_utf8 or self._job.rcpt_options) and len(recipients) < MAX_FLIGHT
+        if is_plain and not any(map(_PARAMETERS, recipients)):
+            return _commands.plain_rcpts(tuple([box.ascii or box.utf8 for box in recipients]))
+        return map(self._rcpt, recipients)
 
     def _rcpt(self, recipient: Mailbox) -> Command:
         path = self._path(recipient)

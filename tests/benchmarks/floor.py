@@ -102,7 +102,8 @@ class Floor:
 
 def _stuffed(data: bytes) -> bytes:
     """Dots doubled; the chunk starts a line."""
-    data = data.replace(b"\r\n.", b"\r\n..")
+    if b"." in data:
+        data = data.replace(b"\r\n.", b"\r\n..")
     return b"." + data if data.startswith(b".") else data
 
 
@@ -131,5 +132,5 @@ def _lines(text: str) -> Iterator[bytes]:
     start = 0
     while start < len(text):
         end = text.find("\n", start + CHUNK) + 1 or len(text)
-        yield text[start:end].replace("\n", "\r\n").encode()
+        yield text[start:end].encode().replace(b"\n", b"\r\n")
         start = end

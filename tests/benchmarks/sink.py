@@ -31,6 +31,7 @@ _KEYWORDS = ("PIPELINING", "CHUNKING", "8BITMIME", "SIZE 1073741824", "ENHANCEDS
 # The longest line that RFC 4954 section 4 asks for, and far above what clients here send.
 _MAX_LINE = 12288
 _END = b"\r\n.\r\n"
+_HALVES = range(len(_END) - 1, 0, -1)
 
 _OK = b"250 2.0.0 Ok\r\n"
 _SENDER_OK = b"250 2.1.0 Ok\r\n"
@@ -130,10 +131,12 @@ class SinkProtocol(asyncio.Protocol):
         return end
 
     def _take_message(self, data: bytes, place: int) -> int:
-        """Look for the end; its first bytes may be the last of what came before, here in front."""
-        end = data.find(_END, place)
+        """Look for the end; what may be the first half of it is put in front of what comes next."""
+        # Nearly all reads of an attachment have no dot, which is seen at once.
+        end = data.find(_END, place) if b"." in data else -1
         if end < 0:
-            keep = max(place, len(data) - len(_END) + 1)
+            halves = (size for size in _HALVES if data.endswith(_END[:size], place))
+            keep = len(data) - next(halves, 0)
             self._counts.octets += keep - place
             self._held = data[keep:]
             return len(data)

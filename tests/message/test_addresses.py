@@ -196,6 +196,15 @@ def test_each_recipient_counts_once_and_the_first_wins() -> None:
     ]
 
 
+@pytest.mark.parametrize("count", [1, 2, 100, 101])
+def test_recipients_that_come_again_are_the_same(count: int) -> None:
+    given = [f"r{number}@x" for number in range(count)]
+    first = parse_recipients(given)
+    assert [r.given for r in first] == given
+    assert parse_recipients(tuple(given)) == first
+    assert parse_recipients([*given, "R0@X"])[-1].given == "R0@X"
+
+
 def test_a_domain_is_the_same_in_a_labels_and_u_labels() -> None:
     given = [
         "j@bücher.example",

@@ -64,6 +64,7 @@ def test_it_does_not_matter_where_chunks_end(message: bytes, size: int) -> None:
     small = RawContent(message)
     expected = (whole(small), small.size, small.is_8bit, small.is_utf8, small.header_section())
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "WHOLE", size)
         patch.setattr(module, "CHUNK", size)
         large = RawContent(message)
         assert expected == (
@@ -76,6 +77,7 @@ def test_what_was_written_is_the_same_in_pieces(body: bytes, field: str, size: i
     pieces = [f"{field}\r\n\r\n", body.decode("ascii", "surrogateescape"), "", "\r\n", "x"]
     expected = RawContent("".join(pieces).encode("ascii", "surrogateescape"))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "WHOLE", size)
         patch.setattr(module, "CHUNK", size)
         written = WrittenContent(pieces)
         chunks = list(written.chunks())
@@ -92,24 +94,24 @@ def test_text_that_is_neither_ascii_nor_octets_cannot_be_written(text: str) -> N
         WrittenContent(["\r\n", text])
 
 
-def test_what_was_written_goes_out_in_chunks_of_64_kib() -> None:
+def test_what_was_written_goes_out_in_chunks_of_128_kib() -> None:
     pieces = ["A: b\r\n\r\n", *(["x" * 1000 + "\n", "--b\r\n"] * 200), "y" * 1_000_000, "z\n"]
     chunks = list(WrittenContent(pieces).chunks())
     assert b"".join(chunks) == "".join(pieces).encode().replace(b"\r\n", b"\n").replace(
         b"\n", b"\r\n"
     )
-    assert all(64 * 1024 <= len(chunk) <= 2 * 64 * 1024 for chunk in chunks[:-1])
+    assert all(module.CHUNK <= len(chunk) <= 2 * module.CHUNK for chunk in chunks[:-1])
 
 
 @given(st.integers(0, 5), st.integers(-3, 3), st.sampled_from([b"", b"\r\n", b"\n"]))
 def test_chunks_join_to_the_whole_and_none_is_large(count: int, extra: int, end: bytes) -> None:
-    message = b"x" * max(0, count * 64 * 1024 + extra) + end
+    message = b"x" * max(0, count * module.CHUNK + extra) + end
     content = RawContent(message)
     chunks = list(content.chunks())
     assert b"".join(chunks) == message.replace(b"\n", b"").replace(b"\r", b"") + b"\r\n" * bool(
         message
     )
-    assert all(0 < len(chunk) <= 64 * 1024 + 2 for chunk in chunks)
+    assert all(0 < len(chunk) <= module.CHUNK + 2 for chunk in chunks)
     assert content.size == sum(map(len, chunks))
     assert list(content.chunks()) == chunks
 

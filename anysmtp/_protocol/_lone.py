@@ -8,6 +8,8 @@ flight, octet by octet.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from .._envelope import Content, Job, Stream
 from . import _commands
 from ._demands import mail_parameters, needs_downgrade
@@ -51,13 +53,15 @@ def lone_flight(
     parameters, is_utf8 = mail_parameters(job, content, extensions, is_tls_verified=False)
     if is_utf8:
         return None
+    paths = [mailbox.ascii for mailbox in job.recipients if not mailbox.parameters]
+    if len(paths) < len(job.recipients) or None in paths:
+        return None
     mail = _commands.plain_mail(sender, *parameters)
-    lines = [mail.line]
-    keys: list[str] = []
-    for mailbox in job.recipients:
-        if mailbox.ascii is None or mailbox.parameters:
-            return None
-        lines.append(_commands.plain_rcpt(mailbox.ascii).line)
-        keys.append(mailbox.given)
-    lines.append(_commands.DATA.line)
-    return LoneFlight(mail.shown, b"".join(lines), keys)
+    octets = b"".join((mail.line, _rcpts(tuple(paths)), _commands.DATA.line))
+    return LoneFlight(mail.shown, octets, [mailbox.given for mailbox in job.recipients])
+
+
+@lru_cache(maxsize=8)
+def _rcpts(paths: tuple[str, ...]) -> bytes:
+    """The octets of RCPT for each: the same lists come again and again."""
+    return b"".join([command.line for command in _commands.plain_rcpts(paths)])

@@ -140,7 +140,7 @@ def head_of(part: Message, style: Style) -> Head:
         if type(value) is str:
             text, limit = value, source_length
         else:
-            text, limit = _text_of_object(name, value, is_modern), length
+            text, limit = text_of_object(name, value, is_modern), length
         if (
             text is not None
             and len(name) + len(text) + 2 <= limit
@@ -171,28 +171,30 @@ def _other_lines(name: str, value: Any, style: Style) -> str:
     return text_with_crlf(folded_by_package(name, value, style.policy, utf8=style.utf8))
 
 
-def _text_of_object(name: str, value: object, is_modern: bool) -> str | None:
+def text_of_object(name: str, value: object, is_modern: bool) -> str | None:
     """The text of a header object as it is written, if it is written on one line."""
     kind = type(value)
     written = _WRITTEN.get(kind.__bases__)
     if written is None or kind.__module__ != _REGISTRY:
         return None
+    text = str(value)
     if not is_modern:
-        return str(value)
-    header: Any = value
-    if not header or header.name != name:
+        return text
+    # Not by its attributes: each value has a class of its own, in which they are looked for anew.
+    state = value.__dict__
+    if not text or state["_name"] != name:
         return None
     if written is _AS_ADDRESSES:
-        return _text_of_tree(header) if header.isascii() else None
-    if written is _AS_DATE and header.datetime is None:
+        return _text_of_tree(state["_parse_tree"]) if text.isascii() else None
+    if written is _AS_DATE and state["_datetime"] is None:
         return None
-    return str(value)
+    return text
 
 
-def _text_of_tree(header: registry.BaseHeader) -> str | None:
+def _text_of_tree(tree: Iterable[Any]) -> str | None:
     found: list[str] = []
     try:
-        _collect(header.__dict__["_parse_tree"], found)
+        _collect(tree, found)
     except Unproven:
         return None
     return "".join(found)

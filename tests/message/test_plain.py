@@ -1,12 +1,16 @@
-"""Which messages are plain, and what comes of them; that it is the same is shown in test_identity."""
+"""Which messages are plain, and what comes of them.
+
+That others would make the same of them is shown in test_identity.
+"""
 
 from __future__ import annotations
 
 import email
 import email.policy
+from email.headerregistry import HeaderRegistry, UnstructuredHeader
 from email.message import EmailMessage, Message
 from email.policy import EmailPolicy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -92,8 +96,8 @@ def with_default_type() -> Message:
 
 def with_own_type() -> Message:
     """A field of a class that the policy's owner chose for it."""
-    registry = email.policy.default.header_factory.__class__()
-    registry.map_to_type("content-type", email.policy.default.header_factory["subject"])
+    registry = HeaderRegistry()
+    registry.map_to_type("content-type", cast("Any", UnstructuredHeader))
     policy = EmailPolicy(header_factory=registry)
     return parsed(f"{SOURCE}Content-Type: text/html\n\ntext", policy)
 

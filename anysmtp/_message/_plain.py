@@ -64,14 +64,12 @@ class Plain:
         """As `recipients_of` has them."""
         found = self._found
         try:
-            return unique(
-                [
-                    mailbox
-                    for name in ("to", "cc", "bcc")
-                    if name in found
-                    for mailbox in _mailboxes(found[name])
-                ]
-            )
+            mailboxes = _mailboxes(found.get("to", ""))
+            if "cc" in found:
+                mailboxes += _mailboxes(found["cc"])
+            if "bcc" in found:
+                mailboxes += _mailboxes(found["bcc"])
+            return unique(mailboxes)
         except ValueError:
             return recipients_of(self._message)
 

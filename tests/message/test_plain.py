@@ -24,11 +24,11 @@ FIELDS = {
 }
 
 
-def made(text: str = "text\n", policy: EmailPolicy | None = None, **fields: Any) -> EmailMessage:
-    message = EmailMessage(policy or email.policy.default)
+def made(policy: Any = email.policy.default, **fields: Any) -> EmailMessage:
+    message = EmailMessage(policy)
     for name, value in (FIELDS | fields).items():
         message[name.replace("_", "-")] = value
-    message.set_content(text)
+    message.set_content("text\n")
     return message
 
 

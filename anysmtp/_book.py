@@ -295,9 +295,8 @@ class Book:
     def end(self, receipt: Receipt) -> Receipt:
         """The send has ended with this."""
         self.ledger.finish(receipt)
-        keys = [recipient.given for recipient in self._recipients]
         octets = self.ledger.bytes_total
-        self._monitor.accepted(receipt, keys, octets, self.delivery, self._since)
+        self._monitor.accepted(receipt, self._keys, octets, self.delivery, self._since)
         return receipt
 
     def _needs_utf8(self) -> bool:
@@ -332,8 +331,8 @@ class Book:
         )
 
     def __enter__(self) -> Self:
-        keys = [recipient.given for recipient in self._recipients]
-        self.ledger.start(keys, all_or_nobody=self._asked.require_all)
+        self._keys = [recipient.given for recipient in self._recipients]
+        self.ledger.start(self._keys, all_or_nobody=self._asked.require_all)
         return self
 
     def __exit__(

@@ -34,13 +34,16 @@ def text_of_tree(tree: Any) -> str | None:
     """The text as it is written; None where that is not known."""
     try:
         return "".join(_text_of_one(tree))
-    except (_Unusual, ValueError):
+    except (_Unusual, ValueError, TypeError):
         found: list[str] = []
         return "".join(found) if _collect(tree, found) else None
 
 
 def _text_of_one(tree: Any) -> list[str]:
-    """The pieces of a field with one mailbox. _Unusual or ValueError for any other."""
+    """The pieces of a field with one mailbox.
+
+    _Unusual or ValueError for any other; or something among them that is no str.
+    """
     (address,) = tree
     (mailbox,) = address
     (inner,) = mailbox
@@ -50,8 +53,6 @@ def _text_of_one(tree: Any) -> list[str]:
         return _text_of_address(inner)
     name, angle = inner
     opening, address, closing = angle
-    if opening.__class__ not in _TERMINALS or closing.__class__ not in _TERMINALS:
-        raise _Unusual
     return [*_text_of_name(name), opening, *_text_of_address(address), closing]
 
 

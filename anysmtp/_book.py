@@ -154,8 +154,8 @@ class Asked:
 
     def book_for_object(self, message: Message, monitor: Monitor) -> Book:
         """What the caller did not give comes from the header fields."""
-        is_octets = self.wishes.is_binary or self.signers
-        plain = None if is_octets else read_plain(message)
+        is_for_more = self.wishes.is_binary or self.signers
+        plain = None if is_for_more else read_plain(message)
         sender, recipients = self._sender, self._recipients
         if sender is not None:
             mailbox = parse_sender(sender)

@@ -98,9 +98,11 @@ class Plain:
 
 def read_plain(message: Message) -> Plain | None:
     """A message that can be shown to be plain."""
+    if not is_known(message):
+        return None
     state = message.__dict__
     payload = state["_payload"]
-    if not (is_known(message) and type(payload) is str and payload.isascii()):
+    if type(payload) is not str or not payload.isascii():
         return None
     style = _style_of(state["policy"])
     if style is None or has_long_line(payload):

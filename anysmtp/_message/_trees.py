@@ -49,7 +49,8 @@ def _text_of_one(tree: Any) -> list[str]:
     (inner,) = mailbox
     if (tree.__class__, address.__class__, mailbox.__class__) != _FRAME:
         raise _Unusual
-    if inner.__class__ != tokens.NameAddr:
+    has_brackets = inner.__class__ is tokens.NameAddr
+    if not has_brackets:
         return _text_of_address(inner)
     name, angle = inner
     opening, address, closing = angle

@@ -29,6 +29,7 @@ from ._envelope import (
 )
 from ._message import (
     BinaryContent,
+    Plain,
     RawContent,
     estimate_size,
     message_id_of,
@@ -36,6 +37,7 @@ from ._message import (
     parse_recipients,
     parse_sender,
     prepare,
+    read_plain,
     recipients_of,
     sender_of,
     serialise,
@@ -152,10 +154,18 @@ class Asked:
 
     def book_for_object(self, message: Message, monitor: Monitor) -> Book:
         """What the caller did not give comes from the header fields."""
-        mailbox = sender_of(message) if self._sender is None else parse_sender(self._sender)
-        if self._recipients is None:
-            return Book(self, monitor, mailbox, recipients_of(message))
-        return Book(self, monitor, mailbox, parse_recipients(self._recipients))
+        is_for_more = self.wishes.is_binary or self.signers
+        plain = None if is_for_more else read_plain(message)
+        sender, recipients = self._sender, self._recipients
+        if sender is not None:
+            mailbox = parse_sender(sender)
+        else:
+            mailbox = sender_of(message) if plain is None else plain.sender()
+        if recipients is not None:
+            mailboxes = parse_recipients(recipients)
+        else:
+            mailboxes = recipients_of(message) if plain is None else plain.recipients()
+        return Book(self, monitor, mailbox, mailboxes, plain)
 
     def book(self, monitor: Monitor) -> Book:
         if self._sender is None or self._recipients is None:
@@ -173,6 +183,7 @@ class Book:
         monitor: Monitor,
         sender: Mailbox | None,
         recipients: tuple[Mailbox, ...],
+        plain: Plain | None = None,
     ) -> None:
         if asked.wishes is not NO_WISHES:
             recipients = asked.wishes.of_each(recipients)
@@ -180,6 +191,7 @@ class Book:
         self._monitor = monitor
         self._since = Since()
         self._sender = sender
+        self._plain = plain
         self.delivery = asked.delivery
         self.ledger = ledger_of(asked.delivery)
         self._recipients = recipients if self.ledger.is_new else self._left_of(recipients)
@@ -201,6 +213,10 @@ class Book:
 
     async def job_of_object(self, message: Message, *, add_missing_headers: bool) -> Job:
         """A message object, serialised: in a worker thread where that takes long."""
+        if self._plain is not None and self.ledger.message_id is None:
+            written = self._plain.written(self._sender, add_missing_headers=add_missing_headers)
+            if written is not None:
+                return self._job(*written)
         utf8 = self._needs_utf8() or needs_utf8(message)
         prepared = prepare(
             message,

@@ -102,6 +102,16 @@ async def test_bcc_never_leaves_and_the_callers_object_is_not_touched() -> None:
     assert (letter.as_bytes(), letter.items()) == before
 
 
+async def test_a_message_id_that_is_longer_than_a_line_should_be_is_added_all_the_same() -> None:
+    sender = f"a@{'long.' * 10}example"
+    async with ScriptedServer() as server, on_memory(server) as smtp:
+        receipt = await smtp.send_message(email(), sender=sender)
+    [received] = server.messages
+    assert received.raw.count(b"\r\nMessage-ID:") == received.raw.count(b"\r\nDate: ") == 1
+    assert len(str(receipt.message_id)) > 78
+    assert message_from_bytes(received.raw)["Message-ID"].strip() == receipt.message_id
+
+
 async def test_resent_bcc_never_leaves() -> None:
     letter = email(Resent_From="c@x.test", Resent_To="d@x.test", Resent_Bcc="secret@x.test")
     async with ScriptedServer() as server, on_memory(server) as smtp:

@@ -8,6 +8,7 @@ from ._content import EmptyMessage, RawContent, message_id_of
 from ._flow import Flow
 from ._headers import recipients_of, sender_of
 from ._lines import LongLine
+from ._plain import Plain, read_plain
 from ._prepare import Prepared, prepare
 from ._serialise import estimate_size, needs_utf8, serialise, utf8_address_in, why_fixed
 from ._snapshot import snapshot
@@ -17,6 +18,7 @@ __all__ = [
     "EmptyMessage",
     "Flow",
     "LongLine",
+    "Plain",
     "Prepared",
     "RawContent",
     "domain_of",
@@ -29,6 +31,7 @@ __all__ = [
     "parse_sender",
     "prepare",
     "raw_binary",
+    "read_plain",
     "recipients_of",
     "sender_of",
     "serialise",

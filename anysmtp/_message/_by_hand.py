@@ -48,7 +48,7 @@ _ATTRIBUTES = frozenset(
 _TOKEN_DIGITS = len(repr(sys.maxsize - 1))
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+[ \t]*(?:;.*)?", re.DOTALL)
 _PRINTABLE = re.compile(r"[ -~]+")
-_ENCODINGS = frozenset(("7bit", "8bit", "quoted-printable", "base64"))
+ENCODINGS = frozenset(("7bit", "8bit", "quoted-printable", "base64"))
 _HANDLER_OF_OTHERS = getattr(BytesGenerator, "_writeBody", None)
 _HANDLERS = {
     getattr(BytesGenerator, f"_handle_{name}"): name
@@ -75,7 +75,7 @@ def written_by_hand(message: Message, *, seven_bit: bool, utf8: bool) -> Written
 
 def is_foreseen(message: Message) -> bool:
     """Whether the message is of the kind that is written here, as far as a glance tells."""
-    return type(message.policy) in POLICIES and _is_known(message)
+    return type(message.policy) in POLICIES and is_known(message)
 
 
 class _Writer:
@@ -158,7 +158,7 @@ def _is_ready(part: Message, head: Head, seven_bit: bool) -> bool:
     """Whether `rewrite_payload` would certainly leave the part as it is."""
     *_, declared = head
     encoding = "7bit" if declared is None else str(declared).lower()
-    if encoding not in _ENCODINGS:
+    if encoding not in ENCODINGS:
         return False
     payload = payload_of(part)
     if isinstance(payload, str) and has_long_line(payload):
@@ -173,15 +173,28 @@ def _content_type(part: Message, value: object, style: Style) -> str:
     if value is None:
         value = part.get_default_type()
     elif type(value) is str:
-        if not (value.isascii() and _CONTENT_TYPE.fullmatch(value) and _is_parsed_as_usual(style)):
+        if not (value.isascii() and _CONTENT_TYPE.fullmatch(value) and is_parsed_as_usual(style)):
             raise Unproven
     elif not isinstance(value, registry.BaseHeader):
         raise Unproven
-    kind = str(value).partition(";")[0].strip().lower()
+    return _type_in(str(value))
+
+
+def _type_in(text: str) -> str:
+    kind = text.partition(";")[0].strip().lower()
     return kind if kind.count("/") == 1 else "text/plain"
 
 
-def _is_parsed_as_usual(style: Style) -> bool:
+@lru_cache(maxsize=256)
+def is_leaf(text: str) -> bool:
+    """Whether the Content-Type in a field is that of a part which has no parts."""
+    try:
+        return bool(_CONTENT_TYPE.fullmatch(text)) and _handler_of(_type_in(text)) == "text"
+    except Unproven:
+        return False
+
+
+def is_parsed_as_usual(style: Style) -> bool:
     """Whether the Content-Type of a parsed message is read by the email package's own class."""
     if not isinstance(style.policy, EmailPolicy):
         return True
@@ -219,11 +232,11 @@ def _boundary_of(part: Message, style: Style, bodies: list[list[str]]) -> tuple[
 
 
 def _require_known(part: Message) -> None:
-    if not _is_known(part):
+    if not is_known(part):
         raise Unproven
 
 
-def _is_known(part: Message) -> bool:
+def is_known(part: Message) -> bool:
     """Whether the generator would see in a part what is seen here."""
     kind: Any = type(part)
     return _is_known_class(kind) and _METHODS.isdisjoint(part.__dict__)

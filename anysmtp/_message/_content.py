@@ -155,6 +155,27 @@ class WrittenContent:
         return (_encoded(each) for piece in self._pieces for each in _slices(piece, "\n"))
 
 
+class PlainContent:
+    """A message in ASCII that is small, in one piece; a `Content`."""
+
+    __slots__ = ("_data", "size")
+
+    is_8bit = False
+    is_utf8 = False
+
+    def __init__(self, head: str, payload: str) -> None:
+        """The header section, in CRLF lines and with its blank one, and the body."""
+        body = with_crlf(payload.encode("ascii"))
+        self._data = head.encode("ascii") + _with_final_crlf(body)
+        self.size = len(self._data)
+
+    def whole(self) -> bytes:
+        return self._data
+
+    def chunks(self) -> Iterator[bytes]:
+        return iter((self._data,))
+
+
 def message_id_of(header: bytes) -> str | None:
     """The Message-ID in a header section."""
     # To look for the name in any case is slow, so it is looked for in one.

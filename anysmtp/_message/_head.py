@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from email import _header_value_parser as tokens
 from email import headerregistry as registry
 from email.message import Message
 from email.policy import Compat32, EmailPolicy, Policy
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 from .._grammar import FIELD_NAME
 from ._by_package import folded_by_package, wire_policy
 from ._content import text_with_crlf
+from ._trees import text_of_tree
 
 Head: TypeAlias = tuple[str, object, object]
 """A header section, and the values of Content-Type and Content-Transfer-Encoding in it."""
@@ -83,18 +83,6 @@ _WRITTEN: dict[tuple[type, ...], str] = {
 # The classes that are made for header values are of this module; a user's are of his.
 _REGISTRY = registry.__name__
 
-# The tokens of a parsed address field. Encoded words are the email package's own business: how it
-# writes them differs from one Python to the next.
-_TOKEN_LISTS = frozenset(
-    kind
-    for kind in vars(tokens).values()
-    if isinstance(kind, type)
-    and issubclass(kind, tokens.TokenList)
-    and kind.__str__ is tokens.TokenList.__str__
-    and kind is not tokens.EncodedWord
-)
-_TERMINALS = frozenset((tokens.Terminal, tokens.ValueTerminal, tokens.WhiteSpaceTerminal))
-
 # A value that was parsed from several lines, none of which is blank or ends in white space.
 _FOLDED = re.compile(r"(?:[\t -~]*[!-~])?(?:\r?\n[ \t]+(?:[!-~][\t -~]*)?[!-~])+|[\t -~]*")
 
@@ -140,7 +128,7 @@ def head_of(part: Message, style: Style) -> Head:
         if type(value) is str:
             text, limit = value, source_length
         else:
-            text, limit = _text_of_object(name, value, is_modern), length
+            text, limit = text_of_object(name, value, is_modern), length
         if (
             text is not None
             and len(name) + len(text) + 2 <= limit
@@ -171,45 +159,24 @@ def _other_lines(name: str, value: Any, style: Style) -> str:
     return text_with_crlf(folded_by_package(name, value, style.policy, utf8=style.utf8))
 
 
-def _text_of_object(name: str, value: object, is_modern: bool) -> str | None:
+def text_of_object(name: str, value: object, is_modern: bool) -> str | None:
     """The text of a header object as it is written, if it is written on one line."""
     kind = type(value)
     written = _WRITTEN.get(kind.__bases__)
     if written is None or kind.__module__ != _REGISTRY:
         return None
+    text = str(value)
     if not is_modern:
-        return str(value)
-    header: Any = value
-    if not header or header.name != name:
+        return text
+    # Not by its attributes: each value has a class of its own, in which they are looked for anew.
+    state = value.__dict__
+    if not text or state["_name"] != name:
         return None
     if written is _AS_ADDRESSES:
-        return _text_of_tree(header) if header.isascii() else None
-    if written is _AS_DATE and header.datetime is None:
+        return text_of_tree(state["_parse_tree"]) if text.isascii() else None
+    if written is _AS_DATE and state["_datetime"] is None:
         return None
-    return str(value)
-
-
-def _text_of_tree(header: registry.BaseHeader) -> str | None:
-    found: list[str] = []
-    try:
-        _collect(header.__dict__["_parse_tree"], found)
-    except Unproven:
-        return None
-    return "".join(found)
-
-
-def _collect(branch: Iterable[Any], found: list[str]) -> None:
-    """Append the text of a parse tree, as `str` puts it together, in a third of the time."""
-    for token in branch:
-        kind = token.__class__
-        if kind in _TERMINALS:
-            found.append(token)
-        elif kind in _TOKEN_LISTS:
-            _collect(token, found)
-        elif kind is tokens.EncodedWord:
-            raise Unproven
-        else:
-            found.append(str(token))
+    return text
 
 
 @lru_cache(maxsize=1024)

@@ -55,11 +55,11 @@ def prepare(
         names = [name for name in names if name not in _BLIND]
     # Added raw, as the parser does: to parse the two takes longer than all the rest here.
     if add_missing_headers and "date" not in names:
-        fields.append(("Date", _date(now)))
+        fields.append(("Date", date_of(now)))
     if "message-id" in names:
         message_id = text_of(fields[names.index("message-id")][1]) or None
     elif add_missing_headers:
-        message_id = message_id or _new_message_id(_id_domain(message, sender))
+        message_id = message_id or new_message_id(message, sender)
         fields.append(("Message-ID", message_id))
     else:
         message_id = None
@@ -67,7 +67,7 @@ def prepare(
     return Prepared(prepared, message_id)
 
 
-def _date(now: datetime | None) -> str:
+def date_of(now: datetime | None) -> str:
     """A Date: by default the local time, with its zone."""
     moment = now or datetime.now(timezone.utc).replace(microsecond=0)
     return format_datetime(moment) if now else _local_date(moment)
@@ -79,12 +79,12 @@ def _local_date(moment: datetime) -> str:
     return format_datetime(moment.astimezone())
 
 
-def _new_message_id(domain: str) -> str:
+def new_message_id(message: Message, sender: Mailbox | None) -> str:
     """An identifier that is unique (RFC 5322 section 3.6.4), and says nothing.
 
     It is short enough for a line of 78 beside most domains.
     """
-    return f"<{os.urandom(16).hex()}@{domain}>"
+    return f"<{os.urandom(16).hex()}@{_id_domain(message, sender)}>"
 
 
 def _id_domain(message: Message, sender: Mailbox | None) -> str:

@@ -1,5 +1,7 @@
 """What is written by hand is what the email package writes, octet by octet.
 
+So is what is plain; and that says of the envelope what is said of others.
+
 The package draws the boundaries of multiparts at random, so both are written from the same seed.
 """
 
@@ -31,7 +33,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anysmtp._message import serialise
+from anysmtp._message import prepare, read_plain, recipients_of, sender_of, serialise
 from anysmtp._message._by_hand import written_by_hand
 from anysmtp._message._by_package import written_by_package
 from anysmtp._message._content import RawContent, WrittenContent
@@ -122,7 +124,36 @@ def check(message: Message, ways: list[Way] = WAYS) -> int:
         if not isinstance(found, type):
             assert found == outcome(written_by_package, message, way)
             by_hand += 1
+    check_plain(message, ways)
     return by_hand
+
+
+def check_plain(message: Message, ways: list[Way]) -> bool:
+    """If it is plain it is the same in every way; whether it is."""
+    plain = read_plain(message)
+    if plain is None:
+        return False
+    written = plain.written(None, add_missing_headers=False)
+    assert written is not None
+    content, message_id = written
+    prepared = prepare(message, sender=None, add_missing_headers=False)
+    assert message_id == prepared.message_id
+    assert content.size == len(content.whole())
+    assert b"".join(content.chunks()) == content.whole()
+    for way in ways:
+        octets, is_8bit, is_utf8, _ = outcome(written_by_package, prepared.message, way)
+        assert (content.whole(), content.is_8bit, content.is_utf8) == (octets, is_8bit, is_utf8)
+    for by_plain, by_fields in ((plain.sender, sender_of), (plain.recipients, recipients_of)):
+        assert said(by_plain) == said(by_fields, message)
+    return True
+
+
+def said(ask: Callable[..., Any], *args: Any) -> Any:
+    """An answer, or what is wrong with the question."""
+    try:
+        return ask(*args)
+    except ValueError as error:
+        return str(error)
 
 
 def built(policy: AnyPolicy, **fields: Any) -> Message:

@@ -1,0 +1,100 @@
+"""What the email package writes of an address field that it has parsed.
+
+That is the text of the parse tree, as long as there is none in it but tokens whose text is that of
+what they consist of. Nearly all fields hold one mailbox, ``a@x.example`` or ``Name <a@x.example>``,
+whose tree always has the same shape: this is looked for first, and any other is walked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from email import _header_value_parser as tokens
+from typing import Any
+
+# Encoded words are the email package's own business: how it writes them differs from one Python to
+# the next.
+_TOKEN_LISTS = frozenset(
+    kind
+    for kind in vars(tokens).values()
+    if isinstance(kind, type)
+    and issubclass(kind, tokens.TokenList)
+    and kind.__str__ is tokens.TokenList.__str__
+    and kind is not tokens.EncodedWord
+)
+_TERMINALS = frozenset((tokens.Terminal, tokens.ValueTerminal, tokens.WhiteSpaceTerminal))
+_FRAME = (tokens.AddressList, tokens.Address, tokens.Mailbox)
+_DOTTED = (tokens.DotAtomText, tokens.ValueTerminal, tokens.DotAtomText)
+
+
+class _Unusual(Exception):
+    """A tree of another shape."""
+
+
+def text_of_tree(tree: Any) -> str | None:
+    """The text as it is written; None where that is not known."""
+    try:
+        return "".join(_text_of_one(tree))
+    except (_Unusual, ValueError, TypeError):
+        found: list[str] = []
+        return "".join(found) if _collect(tree, found) else None
+
+
+def _text_of_one(tree: Any) -> list[str]:
+    """The pieces of a field with one mailbox.
+
+    _Unusual or ValueError for any other; or something among them that is no str.
+    """
+    (address,) = tree
+    (mailbox,) = address
+    (inner,) = mailbox
+    if (tree.__class__, address.__class__, mailbox.__class__) != _FRAME:
+        raise _Unusual
+    has_brackets = inner.__class__ is tokens.NameAddr
+    if not has_brackets:
+        return _text_of_address(inner)
+    name, angle = inner
+    opening, address, closing = angle
+    return [*_text_of_name(name), opening, *_text_of_address(address), closing]
+
+
+def _text_of_name(name: Any) -> list[str]:
+    """The words of a display name, none of which has quotes."""
+    found: list[str] = []
+    for atom in name:
+        if atom.__class__ is not tokens.Atom:
+            raise _Unusual
+        for token in atom:
+            if token.__class__ is tokens.CFWSList:
+                (token,) = token
+            if token.__class__ not in _TERMINALS:
+                raise _Unusual
+            found.append(token)
+    return found
+
+
+def _text_of_address(address: Any) -> list[str]:
+    """The pieces of a local part and a domain that consist of atoms and dots."""
+    local, at, domain = address
+    ((local_text,),) = local
+    ((domain_text,),) = domain
+    # There are terminals alone in these two, which stand in a DotAtom, and that in a part of an
+    # address: all of them are written as what they consist of.
+    if (local_text.__class__, at.__class__, domain_text.__class__) != _DOTTED:
+        raise _Unusual
+    return [*local_text, at, *domain_text]
+
+
+def _collect(branch: Iterable[Any], found: list[str]) -> bool:
+    """Append the text of a tree, as `str` puts it together, in a third of the time."""
+    for token in branch:
+        kind = token.__class__
+        if kind in _TERMINALS:
+            found.append(token)
+        elif kind in _TOKEN_LISTS:
+            if not _collect(token, found):
+                return False
+        elif kind is tokens.EncodedWord:
+            return False
+        else:
+            found.append(str(token))
+    return True

@@ -173,12 +173,13 @@ class Book:
         monitor: Monitor,
         sender: Mailbox | None,
         recipients: tuple[Mailbox, ...],
+        since: Since | None = None,
     ) -> None:
         if asked.wishes is not NO_WISHES:
             recipients = asked.wishes.of_each(recipients)
         self._asked = asked
         self._monitor = monitor
-        self._since = Since()
+        self._since = since or Since()
         self._sender = sender
         self.delivery = asked.delivery
         self.ledger = ledger_of(asked.delivery)

@@ -207,6 +207,11 @@ class Channel:
         self._time()
         return awaited
 
+    def may_fold(self) -> bool:
+        """Whether flights can be queued folded, with `Session.send_folded`: also for the trace."""
+        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
+        return self.session.may_fold and not self._is_traced
+
     async def write(self, data: bytes, *, is_behind: bool = False) -> None:
         """Write; a write that does not return is torn.
 

@@ -13,6 +13,7 @@ cancellation for a moment, which does not tear it (see `_writing`).
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import suppress
 
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -34,6 +35,7 @@ from ._protocol._transaction import (
     Transaction,
 )
 from ._rate import Pace
+from ._reply import Reply
 from ._sources import chunks_of
 from ._transfer import Body, send_body
 from ._turns import Turn
@@ -124,18 +126,26 @@ class Sending:
 
     async def deliver(self, channel: Channel, turn: Turn) -> None:
         """Send, by the holder of the turn or as a passenger; or raise the server's refusal."""
+        failure: SMTPException | None = None
         try:
             if self._transaction is None:
                 await self._begin(channel, turn)
             transaction = self._transaction
             assert transaction is not None
-            try:
-                await self._settle_envelope(transaction, turn)
-                await self._end(transaction, turn)
-            except SMTPException:
-                # How the write ended that took others along is no matter once the reply is there.
-                if not transaction.is_settled:
-                    raise
+            await self._settle_envelope(transaction, turn)
+            await self._end(transaction, turn)
+        except SMTPException as error:
+            failure = error
+        self.conclude(channel, failure)
+
+    def conclude(self, channel: Channel, failure: SMTPException | None) -> None:
+        """The transaction has ended, by this error or without one: raise why nobody has it."""
+        transaction = self._transaction
+        try:
+            # How the write ended that took others along is no matter once the reply is there.
+            if failure is not None and not (transaction and transaction.is_settled):
+                raise failure
+            assert transaction is not None
             self._ledger.server = channel.link.server
             transaction.result()
         except SMTPException as error:
@@ -193,7 +203,39 @@ class Sending:
         if not is_possible:
             raise channel.worn_out()
 
-    def _plan(self, channel: Channel) -> Transaction:
+    def take_up(
+        self, channel: Channel, awaited: Awaited, turn: Turn, *, sent: int | None = None
+    ) -> None:
+        """Go on as if this flight, which was queued folded, had been this one's from the start.
+
+        ``sent``: how much of the message behind it has left, if its end has.
+        """
+        transaction = self._plan(channel, is_folded=True)
+        *front, last = transaction.flight()
+        self._last = awaited
+        awaited.unfold = None
+        if transaction.is_eager:
+            self._is_out(transaction, self._content.size)
+        if awaited.reply is None:
+            awaited.command, awaited.sink = last
+            awaited.front, awaited.take_yes = deque(front), transaction.take_yes
+            awaited.owner = awaited.owner and turn
+        else:
+            assert transaction.take_yes is not None
+            transaction.take_yes(awaited.reply)
+        if sent is not None:
+            self._is_out(transaction, sent)
+
+    def _is_out(self, transaction: Transaction, octets: int | None) -> None:
+        transaction.hand_over()
+        self._ledger.bytes_sent = octets or 0
+
+    def take_final(self, reply: Reply) -> None:
+        """The reply to a message that was sent for this one."""
+        assert self._transaction is not None
+        self._transaction.take_final(reply)
+
+    def _plan(self, channel: Channel, *, is_folded: bool = False) -> Transaction:
         session = channel.session
         kind = LMTPTransaction if session.is_lmtp else Transaction
         self._transaction = transaction = kind(
@@ -201,12 +243,12 @@ class Sending:
             self._content,
             session.extensions,
             self._ledger,
-            reset_first=session.may_have_transaction,
+            reset_first=is_folded or session.may_have_transaction,
             domains=session.domains if channel.is_pooled else None,
             pipelining=self._pipelining,
             chunking=self._chunking,
             is_tls_verified=bool(self._job.mail_parameters) and channel.link.is_verified,
-            refused_in_a_row=session.refused_in_a_row,
+            refused_in_a_row=0 if is_folded else session.refused_in_a_row,
         )
         self._channel = channel
         self._ledger.phase, self._ledger.bytes_total = "envelope", self._content.size

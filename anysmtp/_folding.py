@@ -1,0 +1,194 @@
+"""Messages of a stream that ride along on a channel with nothing planned: one step for many.
+
+Theory of operation. A plain message is written from its `Cover`, and what it awaits is queued
+folded (see `_protocol/_folded`). As long as the server says yes, a `Folded` is all that is known of
+it: which reply there is, and whether its end is out. At anything else it is *unfolded*, in the same
+step: its book is opened, and a `Sending` takes it up as if the transaction had been its own from
+the start. Then it is a message like any other, also in what a cancellation leaves of it.
+
+Where messages are eager, as many board at once as there is room for, behind one turn. Else one
+boards, who has the turn of his own from then on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ._channel import Channel
+from ._item import Item, Plain
+from ._leases import Leases
+from ._lifecycle import Call
+from ._protocol._folded import is_taken, shape_of
+from ._protocol._session import Awaited
+from ._protocol._transaction import EAGER_SIZE, MAX_FLIGHT
+from ._reply import Reply
+from ._sending import WINDOW, Sending
+from ._transfer import Body, send_body
+from ._turns import Turn
+from .errors import SMTPException
+
+if TYPE_CHECKING:
+    from ._crew import Crew
+
+
+class Folding:
+    """Who boards a channel folded; the passenger that stands for all of them."""
+
+    __slots__ = ("_aboard", "_crew", "call", "channel", "is_eager", "is_possible", "leases")
+
+    def __init__(
+        self, crew: Crew, aboard: deque[Item], leases: Leases, call: Call, channel: Channel
+    ) -> None:
+        self._crew = crew
+        self._aboard = aboard
+        self.leases = leases
+        self.call = call
+        self.channel = channel
+        settings, extensions = leases.settings, channel.session.extensions
+        may_be_chunked = extensions.chunking and settings.chunking != "off"
+        self.is_eager = settings.pipelining == "eager" and may_be_chunked
+        self.is_possible = (
+            extensions.pipelining
+            and settings.pipelining != "off"
+            and leases.pace is None
+            and (self.is_eager or not (extensions.chunking and settings.chunking == "always"))
+        )
+        """Whether messages can be folded by these settings, on this connection."""
+
+    def turn_for(self, item: Item) -> Turn | None:
+        """The turn by which this one, and whoever can follow it at once, boards folded."""
+        if item.plain is None or not (self._may_board(item.plain) and self.channel.may_fold()):
+            return None
+        return Turn(self.call, self, _nothing)
+
+    @property
+    def needs_turn(self) -> bool:
+        """Whether more is to be written once the first flight is answered."""
+        return not self.is_eager
+
+    def board(self, channel: Channel, turn: Turn) -> bytes:
+        """Take those who are next from the line, and queue what they await; their octets."""
+        pieces: list[bytes] = []
+        crew, session, is_eager = self._crew, channel.session, self.is_eager
+        extensions = session.extensions
+        item = crew.following()
+        while item is not None and (plain := item.plain) is not None and self._may_board(plain):
+            shape = shape_of(len(plain.cover.recipients), is_eager=is_eager)
+            octets = plain.content.size if is_eager else 0
+            is_room = session.unanswered + octets <= WINDOW or not session.unanswered
+            if not is_room or session.awaits + shape.replies > MAX_FLIGHT or channel.is_worn:
+                break
+            crew.leave_line()
+            self._aboard.append(item)
+            item.turn = turn
+            item.folded = folded = Folded(item, plain, self)
+            folded.awaited = session.send_folded(
+                shape, turn, octets, folded.take_final if is_eager else _ignore, folded.unfold
+            )
+            channel.messages += 1
+            pieces.append(plain.cover.flight(plain.content, extensions, is_eager=is_eager))
+            if not is_eager:
+                break
+            pieces.append(plain.whole)
+            item = crew.following()
+        return b"".join(pieces)
+
+    def _may_board(self, plain: Plain) -> bool:
+        content = plain.content
+        is_short = content.size <= EAGER_SIZE and len(plain.cover.recipients) + 3 <= MAX_FLIGHT
+        return is_short and is_taken(content, self.channel.session.extensions)
+
+    def unfolded(self, item: Item, awaited: Awaited, *, sent: int | None) -> Sending:
+        """Have a transaction of its own go on with what was written of this one.
+
+        ``sent``: how much of its message, if the end of that is out.
+        """
+        turn = item.turn
+        item.equip(self.leases, self.call)
+        if self.is_eager:
+            item.turn.has_boarded = True
+        else:
+            turn.passenger, item.turn = item.sending, turn
+        item.sending.take_up(self.channel, awaited, item.turn, sent=sent)
+        return item.sending
+
+
+class Folded:
+    """A message on its way, of which nothing is known but yes."""
+
+    __slots__ = ("_folding", "_item", "_plain", "_sending", "_sent", "answer", "awaited")
+
+    awaited: Awaited
+    """Its first flight."""
+
+    def __init__(self, item: Item, plain: Plain, folding: Folding) -> None:
+        self._item = item
+        self._plain = plain
+        self._folding = folding
+        self._sending: Sending | None = None
+        self._sent: int | None = None
+        self.answer: Reply | None = None
+        """What the server has said to all of it."""
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether the message left with its first flight."""
+        return self._folding.is_eager
+
+    def unfold(self) -> Sending:
+        """From here on it is a message like any other."""
+        if self._sending is None:
+            self._item.folded = None
+            self._sending = self._folding.unfolded(self._item, self.awaited, sent=self._sent)
+            if self.answer is not None and self.answer is not self.awaited.reply:
+                self._sending.take_final(self.answer)
+        return self._sending
+
+    def take_final(self, reply: Reply) -> None:
+        """The reply to the whole message; or a refusal while it is going out."""
+        if self._sending is None and reply.code < 300:
+            self.answer = reply
+        else:
+            self.unfold().take_final(reply)
+
+    async def deliver(self) -> None:
+        """Send the message behind its flight, by the holder of the turn."""
+        channel, turn = self._folding.channel, self._item.turn
+        failure: SMTPException | None = None
+        has_begun = False
+        try:
+            await channel.wait(self.awaited, turn)
+            has_begun = self._sending is None
+            if has_begun:
+                await send_body(channel, self._body(), self._folding.call, take_along=True)
+        except SMTPException as error:
+            failure = error
+        if self.answer is not None:
+            channel.session.refused_in_a_row = 0
+        elif has_begun or failure is not None:
+            self.unfold().conclude(channel, failure)
+        else:
+            await self.unfold().deliver(channel, turn)
+
+    def _body(self) -> Body:
+        whole = self._plain.whole
+        return Body(
+            (whole,),
+            len(whole),
+            take_final=self.take_final,
+            hand_over=self._hand_over,
+            progress=_ignore,
+        )
+
+    def _hand_over(self) -> None:
+        """The end of the message is about to leave."""
+        self._sent = len(self._plain.whole)
+
+
+def _nothing() -> None:
+    """Whoever has boarded has left the line already."""
+
+
+def _ignore(_: object) -> None:
+    """What is known by other means."""

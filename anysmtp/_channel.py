@@ -382,10 +382,11 @@ class Channel:
         session = self.session
         session.receive(data)
         try:
-            if self._is_traced or session.settle():
-                while (pair := session.next_reply()) is not None:
-                    if self._is_traced:
-                        self._trace("<", pair.shown())
+            while self._is_traced or session.settle():
+                if (pair := session.next_reply()) is None:
+                    break
+                if self._is_traced:
+                    self._trace("<", pair.shown())
         except SMTPProtocolError as error:
             error.server = self.link.server
             error.connection_closed = True

@@ -84,8 +84,8 @@ class Conveyor:
     async def _send(self, item: Item, channel: Channel, claim: Claim[Channel]) -> None:
         error: SMTPException | None = None
         again: Again | None = None
-        if item.folded is not None and item.folded.is_eager:
-            item.folded.unfold()
+        if item.folded is not None:
+            item.folded.come_first()
         try:
             async with channel.turn(item.turn):
                 if item.folded is not None:

@@ -23,7 +23,7 @@ from ._protocol._folded import is_taken, shape_of
 from ._protocol._session import Awaited
 from ._protocol._transaction import EAGER_SIZE, MAX_FLIGHT
 from ._reply import Reply
-from ._sending import WINDOW, Sending
+from ._sending import WINDOW, Sending, refill
 from ._transfer import Body, send_body
 from ._turns import Turn
 from .errors import SMTPException
@@ -99,25 +99,20 @@ class Folding:
         is_short = content.size <= EAGER_SIZE and len(plain.cover.recipients) + 3 <= MAX_FLIGHT
         return is_short and is_taken(content, self.channel.session.extensions)
 
-    def unfolded(self, item: Item, awaited: Awaited, *, sent: int | None) -> Sending:
-        """Have a transaction of its own go on with what was written of this one.
-
-        ``sent``: how much of its message, if the end of that is out.
-        """
-        turn = item.turn
-        item.equip(self.leases, self.call)
-        if self.is_eager:
-            item.turn.has_boarded = True
-        else:
-            turn.passenger, item.turn = item.sending, turn
-        item.sending.take_up(self.channel, awaited, item.turn, sent=sent)
-        return item.sending
-
 
 class Folded:
     """A message on its way, of which nothing is known but yes."""
 
-    __slots__ = ("_folding", "_item", "_plain", "_sending", "_sent", "answer", "awaited")
+    __slots__ = (
+        "_folding",
+        "_has_turn",
+        "_item",
+        "_plain",
+        "_sending",
+        "_sent",
+        "answer",
+        "awaited",
+    )
 
     awaited: Awaited
     """Its first flight."""
@@ -126,23 +121,31 @@ class Folded:
         self._item = item
         self._plain = plain
         self._folding = folding
+        self._has_turn = not folding.is_eager
         self._sending: Sending | None = None
         self._sent: int | None = None
         self.answer: Reply | None = None
         """What the server has said to all of it."""
 
-    @property
-    def is_eager(self) -> bool:
-        """Whether the message left with its first flight."""
-        return self._folding.is_eager
+    def come_first(self) -> None:
+        """It is spoken for from here on, and not with those that boarded behind the same turn."""
+        if not self._has_turn:
+            self._has_turn = True
+            self._item.turn = turn = Turn(self._folding.call)
+            turn.has_boarded = True
+            self.awaited.owner = self.awaited.owner and turn
 
     def unfold(self) -> Sending:
         """From here on it is a message like any other."""
         if self._sending is None:
-            self._item.folded = None
-            self._sending = self._folding.unfolded(self._item, self.awaited, sent=self._sent)
+            item, folding = self._item, self._folding
+            self.come_first()
+            item.folded = None
+            self._sending = sending = item.sending_through(folding.leases)
+            item.turn.passenger = sending
+            sending.take_up(folding.channel, self.awaited, sent=self._sent)
             if self.answer is not None and self.answer is not self.awaited.reply:
-                self._sending.take_final(self.answer)
+                sending.take_final(self.answer)
         return self._sending
 
     def take_final(self, reply: Reply) -> None:
@@ -153,13 +156,15 @@ class Folded:
             self.unfold().take_final(reply)
 
     async def deliver(self) -> None:
-        """Send the message behind its flight, by the holder of the turn."""
-        channel, turn = self._folding.channel, self._item.turn
+        """Wait for the replies; and behind a flight that is not eager, send the message."""
+        channel, turn, is_eager = self._folding.channel, self._item.turn, self._folding.is_eager
         failure: SMTPException | None = None
         has_begun = False
         try:
+            if is_eager:
+                await refill(channel, turn)
             await channel.wait(self.awaited, turn)
-            has_begun = self._sending is None
+            has_begun = self._sending is None and not is_eager
             if has_begun:
                 await send_body(channel, self._body(), self._folding.call, take_along=True)
         except SMTPException as error:

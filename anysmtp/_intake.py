@@ -45,7 +45,7 @@ class Intake:
         if type(mail) is not Mail or type(mail.message) is not bytes or not self._may_be_plain:
             return None
         message, envelope = mail.message, mail.envelope
-        if envelope is None or not 0 < len(message) <= EAGER_SIZE:
+        if type(envelope) is not Envelope or not 0 < len(message) <= EAGER_SIZE:
             return None
         cover = self._cover
         if envelope is not self._envelope or envelope.recipients != self._addresses:

@@ -65,7 +65,7 @@ class Item:
         self._since: Since | None = None
         self.again: Again | None = None
         self.plain: Plain | None = None
-        """What it is, if that is all there is to it."""
+        """What it is, while that is all there is to it."""
         self.size = 0
         """Octets of the message, where they are in memory."""
         self.folded: Folded | None = None
@@ -123,6 +123,8 @@ class Item:
 
     def _open_for(self, plain: Plain | None) -> None:
         assert plain is not None
+        # From here on there is more to it.
+        self.plain = None
         cover = plain.cover
         asked = Asked({"delivery": self.delivery}, require_all=False)
         self.open(Book(asked, self._monitor, cover.sender, cover.recipients, self._since))
@@ -131,11 +133,15 @@ class Item:
 
     def equip(self, leases: Leases, call: Call) -> None:
         """Make what brings it through a channel."""
+        self.turn = Turn(call, self.sending_through(leases))
+
+    def sending_through(self, leases: Leases) -> Sending:
+        """Make what brings it through a channel on which it has a turn."""
         settings, ledger = leases.settings, self.book.ledger
         pace = leases.pace_of(self.again)
         self.sending = Sending(self.job, ledger, settings.pipelining, settings.chunking, pace)
-        self.turn = Turn(call, self.sending)
         ledger.phase = "waiting"
+        return self.sending
 
     def accept(self, reply: Reply, server: str) -> None:
         """The server has taken all of it, and nothing was written in its delivery yet."""

@@ -203,9 +203,7 @@ class Sending:
         if not is_possible:
             raise channel.worn_out()
 
-    def take_up(
-        self, channel: Channel, awaited: Awaited, turn: Turn, *, sent: int | None = None
-    ) -> None:
+    def take_up(self, channel: Channel, awaited: Awaited, *, sent: int | None = None) -> None:
         """Go on as if this flight, which was queued folded, had been this one's from the start.
 
         ``sent``: how much of the message behind it has left, if its end has.
@@ -219,7 +217,6 @@ class Sending:
         if awaited.reply is None:
             awaited.command, awaited.sink = last
             awaited.front, awaited.take_yes = deque(front), transaction.take_yes
-            awaited.owner = awaited.owner and turn
         else:
             assert transaction.take_yes is not None
             transaction.take_yes(awaited.reply)
@@ -278,7 +275,7 @@ class Sending:
         channel = self._channel
         assert channel is not None
         if transaction.is_eager:
-            await self._refill(turn)
+            await refill(channel, turn)
         while True:
             assert self._last is not None
             await channel.wait(self._last, turn)
@@ -287,17 +284,6 @@ class Sending:
             await checkpoint_if_cancelled()
             channel.check_open()
             await channel.write(self._post(commands, turn))
-
-    async def _refill(self, turn: Turn) -> None:
-        """Others may write now; and what they have ready leaves at once if there is room for it."""
-        channel = self._channel
-        assert channel is not None
-        turns = channel.turns
-        if turns.holder in (None, turn) and channel.session.unanswered < WINDOW // 2:
-            turns.holder = turn
-            if flights := channel.turns.take_along(channel):
-                await channel.write(flights, is_behind=channel.is_owed_to_others(turn))
-        channel.let_others_write(turn)
 
     async def _end(self, transaction: Transaction, turn: Turn) -> None:
         """What follows the envelope."""
@@ -356,6 +342,16 @@ class Sending:
             octets = size
         is_room = session.unanswered + octets <= WINDOW or not session.unanswered
         return is_room and session.awaits + replies <= MAX_FLIGHT
+
+
+async def refill(channel: Channel, turn: Turn) -> None:
+    """Others may write now; and what they have ready leaves at once if there is room for it."""
+    turns = channel.turns
+    if turns.holder in (None, turn) and channel.session.unanswered < WINDOW // 2:
+        turns.holder = turn
+        if flights := turns.take_along(channel):
+            await channel.write(flights, is_behind=channel.is_owed_to_others(turn))
+    channel.let_others_write(turn)
 
 
 def _ignore(*_: object) -> None:

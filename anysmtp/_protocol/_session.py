@@ -332,6 +332,8 @@ class Session:
         that `blamed` is then.
         """
         queue = self.awaited
+        if queue and (unfold := queue[0].unfold) is not None and not self._parser.is_empty:
+            unfold()
         self.blamed = queue[0] if queue else None
         if self.out_of_step or (reply := self._parser.next_reply()) is None:
             return None
@@ -342,8 +344,6 @@ class Session:
                 raise SMTPProtocolError("a reply to no command", reply=reply)
             return None
         awaited = queue[0]
-        if awaited.unfold is not None:
-            awaited.unfold()
         if awaited.front:
             awaited = _first_of(awaited)
         else:

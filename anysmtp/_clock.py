@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# By which part of it a wait may be cut short, so that messages that follow each other at once need
+# not each move the deadline, which takes longer than most that is done for them.
+_TOLERANCE = 1e-4
+
 
 @dataclass(frozen=True, slots=True, init=False)
 class Timeouts:
@@ -116,6 +120,7 @@ class Clock:
         "_scope",
         "_seconds",
         "_server",
+        "_started",
         "_waiting_for",
         "began",
         "hint",
@@ -133,6 +138,7 @@ class Clock:
         self._seconds = seconds or 0.0
         self.began: float = anyio.current_time()
         """When it was made, in the event loop's time."""
+        self._started = self.began
         self._scope = anyio.CancelScope(
             deadline=math.inf if seconds is None else self.began + seconds
         )
@@ -147,10 +153,14 @@ class Clock:
         elif seconds is None:
             self.stop()
         elif not self._held:
+            now = anyio.current_time()
+            is_same = self._is_running and seconds == self._seconds
+            if is_same and now - self._started < seconds * _TOLERANCE:
+                return
             self._is_fresh = False
-            self._seconds = seconds
+            self._started, self._seconds = now, seconds
             self._is_running = True
-            self._scope.deadline = anyio.current_time() + seconds
+            self._scope.deadline = now + seconds
 
     def stop(self) -> None:
         """What follows is not timed."""

@@ -92,7 +92,8 @@ class Conveyor:
                     await item.folded.deliver()
                 else:
                     await item.sending.deliver(channel, item.turn)
-            self._leases.took_message()
+            if item.folded is None:
+                self._leases.took_message()
         except SMTPException as caught:
             error = caught
             again = self._leases.again_after(error, item.sending, claim, item.turn, item.again)
@@ -113,13 +114,12 @@ class Conveyor:
 
         Who comes first of the others is waited for.
         """
-        aboard, count = self._aboard, 0
+        aboard, server, before = self._aboard, channel.link.server, len(self._aboard)
         while aboard and (folded := aboard[0].folded) is not None:
             if (answer := folded.answer) is None:
                 break
-            count += 1
-            self._crew.took(aboard.popleft(), answer, channel.link.server)
-        return count > 0
+            self._crew.took(aboard.popleft(), answer, server)
+        return len(aboard) < before
 
     def _passenger(self, call: Call, folding: Folding) -> Turn | None:
         """Who is next in line rides along, unless somebody else waits for a connection."""

@@ -97,6 +97,8 @@ class Crew:
         While a connection could not be had, one worker at most begins with one that is there.
         """
         connections = 1 if self._resting else self._leases.settings.limits.max_connections
+        if self._workers >= connections:
+            return
         most = min(connections, self._workers + len(self._line))
         while self._may_begin() and self._workers < most:
             self._workers += 1
@@ -148,9 +150,10 @@ class Crew:
 
     def following(self) -> Item | None:
         """Who is next in line, if a connection that was used is good enough for it."""
-        if self.is_stuck or not self._line or self._line[0].again is not None:
+        if self.failure is not None or not self._line:
             return None
-        return self._line[0]
+        item = self._line[0]
+        return item if item.again is None else None
 
     def leave_line(self) -> Item:
         """The one who is next in line leaves it."""
@@ -170,6 +173,7 @@ class Crew:
         """The server has taken a message, and has refused nobody."""
         item.folded = None
         item.accept(reply, server)
+        self._leases.took_message()
         self._outlet.put(item)
 
     def settle(self, item: Item, error: SMTPException | None, again: Again | None) -> None:

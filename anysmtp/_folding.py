@@ -163,7 +163,8 @@ class Folded:
         try:
             if is_eager:
                 await refill(channel, turn)
-            await channel.wait(self.awaited, turn)
+            if self.awaited.reply is None:
+                await channel.wait(self.awaited, turn)
             has_begun = self._sending is None and not is_eager
             if has_begun:
                 await send_body(channel, self._body(), self._folding.call, take_along=True)

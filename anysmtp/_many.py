@@ -271,11 +271,11 @@ class _Stream(AsyncIterator[Delivery[Any]]):
     async def _wait_for_room(self) -> bool:
         """Wait until another mail may be taken; False if none is to be."""
         crew = self._crew
-        while not crew.is_stuck and (
-            self._pulled - self._taken >= self._read_ahead or crew.is_line_full
-        ):
+        while crew.failure is None:
+            if self._pulled - self._taken < self._read_ahead and not crew.is_line_full:
+                return True
             await crew.room.wait()
-        return not crew.is_stuck
+        return False
 
     def _take_in_at_once(self, mail: Any) -> bool:
         """Put a mail in line for which nothing has to be awaited; whether it was one."""
@@ -346,7 +346,7 @@ class _Outlet:
             while self._next_number in self._early:
                 self._ready.append(self._early.pop(self._next_number))
                 self._next_number += 1
-        self.ring()
+        self._news.ring()
 
     def let_out_the_rest(self) -> None:
         """Nothing is in order any more: those that wait for others that will not come."""

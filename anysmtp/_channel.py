@@ -210,7 +210,7 @@ class Channel:
     def may_fold(self) -> bool:
         """Whether flights can be queued folded, with `Session.send_folded`: also for the trace."""
         self._is_traced = _wire.isEnabledFor(logging.DEBUG)
-        return self.session.may_fold and not self._is_traced
+        return self.is_open and self.session.may_fold and not self._is_traced
 
     async def write(self, data: bytes, *, is_behind: bool = False) -> None:
         """Write; a write that does not return is torn.

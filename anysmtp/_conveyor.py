@@ -73,8 +73,7 @@ class Conveyor:
     async def _let_go(self, channel: Channel) -> None:
         """Nobody waits any more for the replies of those who are aboard still."""
         for item in self._aboard:
-            if item.folded is not None:
-                item.folded.unfold()
+            item.unfold()
         turns = [item.turn for item in self._aboard if item.turn.has_boarded]
         for turn in turns:
             channel.forsake(turn)
@@ -99,6 +98,7 @@ class Conveyor:
             again = self._leases.again_after(error, item.sending, claim, item.turn, item.again)
         except Exception as failure:  # noqa: BLE001 - of a source, a signer or a policy, or ours
             # It cannot be read, or not be written in 7bit, which is all that the server takes.
+            item.unfold()
             self._aboard.popleft()
             error_of_it = failure.error if isinstance(failure, SourceFailed) else failure
             self._crew.give_up(item, error_of_it)

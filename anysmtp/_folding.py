@@ -24,7 +24,7 @@ from ._protocol._session import Awaited
 from ._protocol._transaction import EAGER_SIZE, MAX_FLIGHT
 from ._reply import Reply
 from ._sending import WINDOW, Sending, refill
-from ._transfer import Body, send_body
+from ._transfer import send_at_once
 from ._turns import Turn
 from .errors import SMTPException
 
@@ -167,7 +167,8 @@ class Folded:
                 await channel.wait(self.awaited, turn)
             has_begun = self._sending is None and not is_eager
             if has_begun:
-                await send_body(channel, self._body(), self._folding.call, take_along=True)
+                whole = self._plain.whole
+                await send_at_once(channel, whole, self.take_final, self._hand_over, turn)
         except SMTPException as error:
             failure = error
         if self.answer is not None:
@@ -176,16 +177,6 @@ class Folded:
             self.unfold().conclude(channel, failure)
         else:
             await self.unfold().deliver(channel, turn)
-
-    def _body(self) -> Body:
-        whole = self._plain.whole
-        return Body(
-            (whole,),
-            len(whole),
-            take_final=self.take_final,
-            hand_over=self._hand_over,
-            progress=_ignore,
-        )
 
     def _hand_over(self) -> None:
         """The end of the message is about to leave."""

@@ -143,6 +143,11 @@ class Item:
         ledger.phase = "waiting"
         return self.sending
 
+    def unfold(self) -> None:
+        """If it is on its way folded, it is no longer."""
+        if self.folded is not None:
+            self.folded.unfold()
+
     def accept(self, reply: Reply, server: str) -> None:
         """The server has taken all of it, and nothing was written in its delivery yet."""
         plain, delivery = self.plain, self.delivery

@@ -276,8 +276,7 @@ class Session:
         """Whether flights can be sent folded: behind another one, and with no refusals to heed."""
         is_plain = not (self.is_lmtp or self.refused_in_a_row or self.extensions.limits)
         is_behind = self.may_have_transaction and self.awaited and self._ahead == "ready"
-        is_open = self.broken is None and self.goodbye is None
-        return bool(is_plain and is_behind and is_open and self.may_be_followed_now)
+        return bool(is_plain and is_behind and self.may_be_followed_now)
 
     def send_folded(
         self,

@@ -135,10 +135,10 @@ class Clock:
         self._is_running = self._is_fresh = seconds is not None
         self._aborted: str | None = None
         self._waiting_for = ""
-        self._seconds = seconds or 0.0
+        self._seconds: float = seconds or 0.0
         self.began: float = anyio.current_time()
         """When it was made, in the event loop's time."""
-        self._started = self.began
+        self._started: float = self.began
         self._scope = anyio.CancelScope(
             deadline=math.inf if seconds is None else self.began + seconds
         )

@@ -35,9 +35,10 @@ def settings_for(pipelining: Pipelining) -> SimpleNamespace:
     settings = SimpleNamespace(
         pipelining=pipelining, chunking="auto", signers=(), require_all=False, retry=None
     )
-    return SimpleNamespace(
-        settings=settings, monitor=Monitor("x"), pace=None, pace_of=lambda again: None
-    )
+
+    def pace_of(_: object) -> None: ...
+
+    return SimpleNamespace(settings=settings, monitor=Monitor("x"), pace=None, pace_of=pace_of)
 
 
 def intake_of(leases: SimpleNamespace) -> Intake:
@@ -282,3 +283,14 @@ def test_an_envelope_is_looked_at_again_when_its_list_has_changed() -> None:
         found.append([recipient.given for recipient in item.job.recipients])
         recipients.append(another)
     assert found == [["b@x"], ["b@x", "c@x"], ["b@x", "c@x", "d@x"]]
+
+
+def test_a_yes_to_the_message_is_known_too_when_it_is_unfolded_only_then() -> None:
+    _, side = both(mails_to([1, 2]), "auto")
+    side.hear(b"250 queued\r\n" + b"250 ok\r\n" * 4 + b"354 go\r\n")
+    item = side.aboard[1]
+    assert item.folded is not None
+    item.folded.take_final(Reply(250, "queued"))
+    item.unfold()
+    item.unfold()
+    assert item.book.ledger.keys("accepted") == ("r0@x", "r1@x")

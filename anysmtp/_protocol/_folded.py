@@ -34,8 +34,8 @@ class Shape(NamedTuple):
 def shape_of(recipients: int, *, is_eager: bool) -> Shape:
     """A flight with RSET, MAIL, so many RCPT, and DATA; or BDAT LAST, if it is eager."""
     last = _commands.LAST_CHUNK if is_eager else _commands.DATA
-    none: Callable[[Reply], None] | None = None
-    front = deque([(_commands.RSET, none)] * (2 + recipients))
+    reset: tuple[Command, Callable[[Reply], None] | None] = (_commands.RSET, None)
+    front = deque([reset] * (2 + recipients))
     return Shape(front, last, _states.NEXT["rcpt"][last.row.name], len(front) + 1)
 
 

@@ -88,7 +88,7 @@ async def story(pipelining: Pipelining, script: Script, *, is_plain: bool) -> ob
 @pytest.mark.parametrize("point", ["RSET", "MAIL", "RCPT", "DATA", "."])
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
 async def test_with_pipelining_it_comes_to_the_same(answer: Any, point: str, at: int) -> None:
-    script = {point: once(answer, at)}
+    script: Script = {point: once(answer, at)}
     planned = await story("auto", script, is_plain=False)
     assert await story("auto", script, is_plain=True) == planned
 
@@ -97,7 +97,7 @@ async def test_with_pipelining_it_comes_to_the_same(answer: Any, point: str, at:
 @pytest.mark.parametrize("point", ["RSET", "MAIL", "RCPT", "BDAT"])
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
 async def test_eager_it_comes_to_the_same(answer: Any, point: str, at: int) -> None:
-    script = {point: once(answer, at)}
+    script: Script = {point: once(answer, at)}
     planned = await story("eager", script, is_plain=False)
     assert await story("eager", script, is_plain=True) == planned
 
@@ -106,6 +106,6 @@ async def test_eager_it_comes_to_the_same(answer: Any, point: str, at: int) -> N
 async def test_eager_it_comes_to_the_same_if_the_server_takes_its_time_before_it_says_no(
     point: str,
 ) -> None:
-    script = {"RSET": once(Act(late=2), 3), point: once("450 4.2.1 later", 4)}
+    script: Script = {"RSET": once(Act(late=2), 3), point: once("450 4.2.1 later", 4)}
     planned = await story("eager", script, is_plain=False)
     assert await story("eager", script, is_plain=True) == planned

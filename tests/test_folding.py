@@ -225,7 +225,8 @@ def test_they_board_with_the_same_octets(
     _, folded = both(mails_to([2, 3, 1], raw, sender), pipelining, keywords)
     if pipelining != "off" and sender == "a@x" and raw.isascii():
         assert all(item.folded is not None for item in folded.aboard[1:])
-        assert len(folded.aboard) == 3 if pipelining == "eager" and "CHUNKING" in keywords else 2
+        is_eager = pipelining == "eager" and "CHUNKING" in keywords
+        assert len(folded.aboard) == (3 if is_eager else 2)
 
 
 def test_what_the_server_has_taken_is_in_a_delivery_as_after_any_other_send() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from .._envelope import Content, Mailbox
 from .._reply import Reply
@@ -19,11 +19,13 @@ from . import _commands, _states
 from ._commands import Command
 from ._extensions import Extensions
 
+Part: TypeAlias = tuple[Command, Callable[[Reply], None] | None]
+
 
 class Shape(NamedTuple):
     """What a folded flight is but for its particulars: RSET, an envelope, and what is behind it."""
 
-    front: deque[tuple[Command, Callable[[Reply], None] | None]]
+    front: deque[Part]
     """The first one of it is in its place; the others are only counted."""
     last: Command
     reached: _states.Phase
@@ -34,8 +36,8 @@ class Shape(NamedTuple):
 def shape_of(recipients: int, *, is_eager: bool) -> Shape:
     """A flight with RSET, MAIL, so many RCPT, and DATA; or BDAT LAST, if it is eager."""
     last = _commands.LAST_CHUNK if is_eager else _commands.DATA
-    reset: tuple[Command, Callable[[Reply], None] | None] = (_commands.RSET, None)
-    front = deque([reset] * (2 + recipients))
+    front: deque[Part] = deque()
+    front.extend([(_commands.RSET, None)] * (2 + recipients))
     return Shape(front, last, _states.NEXT["rcpt"][last.row.name], len(front) + 1)
 
 

@@ -193,19 +193,25 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         return self
 
     async def __anext__(self) -> Delivery[Any]:
-        if self._taken % _TURN:
+        if self._outlet.is_empty:
+            await self._wait_for_one()
+        elif self._taken % _TURN:
             await checkpoint_if_cancelled()
         else:
             await checkpoint()
-        while self._outlet.is_empty:
-            if self._is_over():
-                raise self._end()
-            if self._outlet.is_empty:
-                await self._outlet.wait()
         self._taken += 1
         if self._pulled - self._taken <= self._low:
             self._crew.room.ring()
         return self._outlet.take()
+
+    async def _wait_for_one(self) -> None:
+        """Wait until there is a delivery to take, or raise how the ``async for`` ends."""
+        while self._outlet.is_empty:
+            if self._is_over():
+                await checkpoint()
+                raise self._end()
+            if self._outlet.is_empty:
+                await self._outlet.wait()
 
     def _is_over(self) -> bool:
         if self._is_left:

@@ -184,12 +184,13 @@ class Book:
         sender: Mailbox | None,
         recipients: tuple[Mailbox, ...],
         plain: Plain | None = None,
+        since: Since | None = None,
     ) -> None:
         if asked.wishes is not NO_WISHES:
             recipients = asked.wishes.of_each(recipients)
         self._asked = asked
         self._monitor = monitor
-        self._since = Since()
+        self._since = since or Since()
         self._sender = sender
         self._plain = plain
         self.delivery = asked.delivery

@@ -209,6 +209,11 @@ class Channel:
         self._time()
         return awaited
 
+    def may_fold(self) -> bool:
+        """Whether flights can be queued folded, with `Session.send_folded`: also for the trace."""
+        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
+        return self.is_open and self.session.may_fold and not self._is_traced
+
     async def write(self, data: bytes, *, is_behind: bool = False) -> None:
         """Write; a write that does not return is torn.
 
@@ -406,10 +411,11 @@ class Channel:
         session = self.session
         session.receive(data)
         try:
-            if self._is_traced or session.settle():
-                while (pair := session.next_reply()) is not None:
-                    if self._is_traced:
-                        self._trace("<", pair.shown())
+            while self._is_traced or session.settle():
+                if (pair := session.next_reply()) is None:
+                    break
+                if self._is_traced:
+                    self._trace("<", pair.shown())
         except SMTPProtocolError as error:
             error.server = self.link.server
             error.connection_closed = True

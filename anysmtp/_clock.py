@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The part of its seconds for which a deadline is not moved.
+# The part of its seconds by which a wait may be cut short. To move a deadline takes longer than
+# most that is done for a message or a piece of one; those that follow at once need not do it each.
 _NEGLIGIBLE = 0.001
 
 
@@ -119,6 +120,7 @@ class Clock:
         "_scope",
         "_seconds",
         "_server",
+        "_started",
         "_waiting_for",
         "began",
         "hint",
@@ -133,9 +135,10 @@ class Clock:
         self._is_running = self._is_fresh = seconds is not None
         self._aborted: str | None = None
         self._waiting_for = ""
-        self._seconds = seconds or 0.0
+        self._seconds: float = seconds or 0.0
         self.began: float = anyio.current_time()
         """When it was made, in the event loop's time."""
+        self._started: float = self.began
         self._scope = anyio.CancelScope(
             deadline=math.inf if seconds is None else self.began + seconds
         )
@@ -150,13 +153,14 @@ class Clock:
         elif seconds is None:
             self.stop()
         elif not self._held:
+            now = anyio.current_time()
+            is_same = self._is_running and seconds == self._seconds
+            if is_same and now - self._started < seconds * _NEGLIGIBLE:
+                return
             self._is_fresh = False
-            self._seconds = seconds
+            self._started, self._seconds = now, seconds
             self._is_running = True
-            deadline = anyio.current_time() + seconds
-            # Each move costs the event loop a timer, and a large message is many pieces.
-            if not 0 <= deadline - self._scope.deadline < seconds * _NEGLIGIBLE:
-                self._scope.deadline = deadline
+            self._scope.deadline = now + seconds
 
     def stop(self) -> None:
         """What follows is not timed."""

@@ -18,67 +18,23 @@ from __future__ import annotations
 
 from collections import deque
 from copy import copy
-from functools import partial
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import anyio
 from anyio.abc import TaskGroup
 
-from ._attempts import Attempts
 from ._bell import Bell
-from ._book import Book
-from ._channel import Channel
-from ._delivery import Delivery, cancelled
-from ._envelope import Job
+from ._conveyor import Conveyor
+from ._delivery import cancelled
+from ._item import Item
 from ._leases import Again, Leases
-from ._lifecycle import Call, Lifecycle
-from ._pool import Claim
-from ._sending import Sending
-from ._sources import SourceFailed
+from ._lifecycle import Lifecycle
+from ._reply import Reply
 from ._tasks import task_id
-from ._turns import Turn
 from .errors import SMTPException
 
 # Octets of serialised messages in line beyond which it is full.
 MOST_IN_LINE = 4 * 1024 * 1024
-
-
-class Item:
-    """One mail on its way."""
-
-    __slots__ = (
-        "again",
-        "attempts",
-        "book",
-        "delivery",
-        "number",
-        "sending",
-        "turn",
-    )
-
-    def __init__(self, number: int, delivery: Delivery[Any]) -> None:
-        self.number = number
-        self.delivery = delivery
-        self.again: Again | None = None
-        # Set by those who bring it on its way: the one who pulled it, and a worker.
-        self.book: Book
-        self.attempts: Attempts
-        self.sending: Sending
-        self.turn: Turn
-
-    @property
-    def job(self) -> Job:
-        return self.attempts.job
-
-    @property
-    def is_known(self) -> bool:
-        """Whether anybody has it, may have it, or was refused: its delivery must come out then."""
-        ledger = self.book.ledger
-        return any(ledger.keys(outcome) for outcome in ("accepted", "refused", "in_doubt"))
-
-    def end(self, error: BaseException) -> None:
-        """Its send ends with this error, or with this cancellation."""
-        self.book.__exit__(type(error), error, None)
 
 
 class Outlet(Protocol):
@@ -132,7 +88,7 @@ class Crew:
         self._hire()
 
     def _count_in(self, item: Item) -> None:
-        self._octets_in_line += item.job.content.size or 0
+        self._octets_in_line += item.size
         self.is_line_full = self.is_line_full or self._octets_in_line > MOST_IN_LINE
 
     def _hire(self) -> None:
@@ -141,6 +97,8 @@ class Crew:
         While a connection could not be had, one worker at most begins with one that is there.
         """
         connections = 1 if self._resting else self._leases.settings.limits.max_connections
+        if self._workers >= connections:
+            return
         most = min(connections, self._workers + len(self._line))
         while self._may_begin() and self._workers < most:
             self._workers += 1
@@ -163,7 +121,7 @@ class Crew:
     async def _serve(self, first: Item) -> None:
         """Send a message over a connection, and whatever can follow it there."""
         aboard = deque([first])
-        conveyor = _Conveyor(self, self._leases, aboard, self._asker)
+        conveyor = Conveyor(self, self._leases, aboard, self._asker)
         scope = anyio.CancelScope()
         self._starting.add(scope)
         try:
@@ -192,14 +150,15 @@ class Crew:
 
     def following(self) -> Item | None:
         """Who is next in line, if a connection that was used is good enough for it."""
-        if self.is_stuck or not self._line or self._line[0].again is not None:
+        if self.failure is not None or not self._line:
             return None
-        return self._line[0]
+        item = self._line[0]
+        return item if item.again is None else None
 
     def leave_line(self) -> Item:
         """The one who is next in line leaves it."""
         item = self._line.popleft()
-        self._octets_in_line -= item.job.content.size or 0
+        self._octets_in_line -= item.size
         if self.is_line_full and self._octets_in_line <= MOST_IN_LINE // 2:
             self.is_line_full = False
             self.room.ring()
@@ -208,6 +167,13 @@ class Crew:
     def give_up(self, item: Item, error: BaseException) -> None:
         """It cannot be written in a way that the server takes."""
         item.end(error)
+        self._outlet.put(item)
+
+    def took(self, item: Item, reply: Reply, server: str) -> None:
+        """The server has taken a message, and has refused nobody."""
+        item.folded = None
+        item.accept(reply, server)
+        self._leases.took_message()
         self._outlet.put(item)
 
     def settle(self, item: Item, error: SMTPException | None, again: Again | None) -> None:
@@ -341,103 +307,3 @@ class Crew:
 def _own(failure: Exception) -> Exception:
     """The same failure for another message, whose Delivery it will name."""
     return copy(failure) if isinstance(failure, SMTPException) else failure
-
-
-class _Conveyor:
-    """One lease of a worker: the messages that it sends over one connection."""
-
-    __slots__ = ("_aboard", "_asker", "_crew", "_leases", "has_begun")
-
-    def __init__(self, crew: Crew, leases: Leases, aboard: deque[Item], asker: object) -> None:
-        self._crew = crew
-        self._leases = leases
-        self._aboard = aboard
-        self._asker = asker
-        self.has_begun = False
-        """Whether there was a connection."""
-
-    async def run(self, call: Call, scope: anyio.CancelScope) -> None:
-        """Send what is aboard, and whatever boards."""
-        leases, aboard = self._leases, self._aboard
-        first = aboard[0]
-        self._equip(first, call)
-        claim = await leases.lease(
-            call, first.turn, first.book.ledger, again=first.again, asker=self._asker
-        )
-        self.has_begun = True
-        self._crew.begun(scope)
-        channel = claim.connection
-        assert channel is not None
-        is_alone = not first.turn.has_boarded
-        feed = partial(self._passenger, call)
-        if is_alone:
-            leases.feed(channel, feed)
-        try:
-            while aboard:
-                await self._send(aboard[0], channel, claim)
-                if is_alone and not aboard:
-                    self._go_on(call, channel)
-        finally:
-            leases.feed_no_more(channel, feed)
-            try:
-                await self._let_go(channel)
-            finally:
-                await leases.give_back(claim)
-
-    async def _let_go(self, channel: Channel) -> None:
-        """Nobody waits any more for the replies of those who are aboard still."""
-        turns = [item.turn for item in self._aboard if item.turn.has_boarded]
-        for turn in turns:
-            channel.forsake(turn)
-        for turn in turns:
-            await channel.leave(turn)
-
-    async def _send(self, item: Item, channel: Channel, claim: Claim[Channel]) -> None:
-        error: SMTPException | None = None
-        again: Again | None = None
-        try:
-            async with channel.turn(item.turn):
-                await item.sending.deliver(channel, item.turn)
-            self._leases.took_message()
-        except SMTPException as caught:
-            error = caught
-            again = self._leases.again_after(error, item.sending, claim, item.turn, item.again)
-        except Exception as failure:  # noqa: BLE001 - of a source, a signer or a policy, or ours
-            # It cannot be read, or not be written in 7bit, which is all that the server takes.
-            self._aboard.popleft()
-            error_of_it = failure.error if isinstance(failure, SourceFailed) else failure
-            self._crew.give_up(item, error_of_it)
-            return
-        # What comes next finds a connection that has served before.
-        claim.was_used = True
-        self._aboard.popleft()
-        self._crew.settle(item, error, again)
-
-    def _passenger(self, call: Call) -> Turn | None:
-        """Who is next in line rides along, unless somebody else waits for a connection."""
-        if (item := self._crew.following()) is None:
-            return None
-        self._equip(item, call)
-        item.turn.on_boarding = lambda: self._board(item)
-        return item.turn
-
-    def _board(self, item: Item) -> None:
-        left = self._crew.leave_line()
-        assert left is item
-        self._aboard.append(item)
-
-    def _go_on(self, call: Call, channel: Channel) -> None:
-        """Take the next one from the line, if the connection is nobody else's."""
-        is_free = channel.is_idle and not channel.is_worn and not self._leases.pool.waiting
-        if is_free and (item := self._crew.following()) is not None:
-            self._equip(item, call)
-            self._board(item)
-
-    def _equip(self, item: Item, call: Call) -> None:
-        settings = self._leases.settings
-        pace = self._leases.pace_of(item.again)
-        item.sending = Sending(
-            item.job, item.book.ledger, settings.pipelining, settings.chunking, pace
-        )
-        item.turn = Turn(call, item.sending)
-        item.book.ledger.phase = "waiting"

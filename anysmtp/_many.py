@@ -17,7 +17,6 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
     Callable,
     Iterable,
 )
@@ -30,12 +29,12 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from ._attempts import Attempts
 from ._bell import Bell
-from ._book import Asked, Book
-from ._crew import Crew, Item
+from ._crew import Crew
 from ._delivery import Delivery, ledger_of
-from ._envelope import Job, Mail
+from ._envelope import Mail
+from ._intake import Intake, Prepare
+from ._item import Item
 from ._leases import Leases
 from ._lifecycle import Lifecycle
 from ._tasks import first_error, task_id
@@ -53,7 +52,6 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 Source: TypeAlias = "Iterable[Any] | AsyncIterable[Any]"
-Prepare: TypeAlias = Callable[[Mail[Any], Book], Awaitable[Job]]
 
 # Mails taken from the source whose deliveries were not taken: several windows of small messages.
 READ_AHEAD = 100
@@ -86,7 +84,7 @@ def send_many(
     def begin(group: TaskGroup) -> _Stream:
         outlet = _Outlet(ordered=ordered)
         crew = Crew(leases, life, group, outlet)
-        return _Stream(source, _Intake(leases, prepare), crew, outlet, read_ahead)
+        return _Stream(source, Intake(leases, prepare), crew, outlet, read_ahead)
 
     return SendMany(begin, life)
 
@@ -166,7 +164,7 @@ class _Stream(AsyncIterator[Delivery[Any]]):
     """Mails on their way from the source to a crew, and the deliveries that come out of it."""
 
     def __init__(
-        self, source: Source, intake: _Intake, crew: Crew, outlet: _Outlet, read_ahead: int
+        self, source: Source, intake: Intake, crew: Crew, outlet: _Outlet, read_ahead: int
     ) -> None:
         self._source = source
         self._intake = intake
@@ -195,19 +193,25 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         return self
 
     async def __anext__(self) -> Delivery[Any]:
-        if self._taken % _TURN:
+        if self._outlet.is_empty:
+            await self._wait_for_one()
+        elif self._taken % _TURN:
             await checkpoint_if_cancelled()
         else:
             await checkpoint()
-        while self._outlet.is_empty:
-            if self._is_over():
-                raise self._end()
-            if self._outlet.is_empty:
-                await self._outlet.wait()
         self._taken += 1
         if self._pulled - self._taken <= self._low:
             self._crew.room.ring()
         return self._outlet.take()
+
+    async def _wait_for_one(self) -> None:
+        """Wait until there is a delivery to take, or raise how the ``async for`` ends."""
+        while self._outlet.is_empty:
+            if self._is_over():
+                await checkpoint()
+                raise self._end()
+            if self._outlet.is_empty:
+                await self._outlet.wait()
 
     def _is_over(self) -> bool:
         if self._is_left:
@@ -252,7 +256,8 @@ class _Stream(AsyncIterator[Delivery[Any]]):
         while await self._wait_for_room() and (mail := next(mails, _END)) is not _END:
             if self._pulled % _TURN == 0:
                 await checkpoint()
-            await self._take_in(mail)
+            if not self._take_in_at_once(mail):
+                await self._take_in(mail)
 
     async def _pull_async(self, source: AsyncIterable[Any]) -> None:
         mails = source.__aiter__()
@@ -262,7 +267,8 @@ class _Stream(AsyncIterator[Delivery[Any]]):
                     mail = await mails.__anext__()
                 except StopAsyncIteration:
                     return
-                await self._take_in(mail)
+                if not self._take_in_at_once(mail):
+                    await self._take_in(mail)
         finally:
             # Nobody else can end a generator that was made for this call.
             if isinstance(mails, AsyncGenerator):
@@ -271,16 +277,25 @@ class _Stream(AsyncIterator[Delivery[Any]]):
     async def _wait_for_room(self) -> bool:
         """Wait until another mail may be taken; False if none is to be."""
         crew = self._crew
-        while not crew.is_stuck and (
-            self._pulled - self._taken >= self._read_ahead or crew.is_line_full
-        ):
+        while crew.failure is None:
+            if self._pulled - self._taken < self._read_ahead and not crew.is_line_full:
+                return True
             await crew.room.wait()
-        return not crew.is_stuck
+        return False
+
+    def _take_in_at_once(self, mail: Any) -> bool:
+        """Put a mail in line for which nothing has to be awaited; whether it was one."""
+        item = self._intake.at_once(self._pulled, mail)
+        if item is None:
+            return False
+        self._pulled += 1
+        self._crew.put_in_line(item)
+        return True
 
     async def _take_in(self, mail: Any) -> None:
         """Serialise a mail, and put it in line; one that cannot be sent ends here."""
         number, self._pulled = self._pulled, self._pulled + 1
-        item = Item(number, Delivery[Any](key=getattr(mail, "key", None)))
+        item = self._intake.item(number, mail)
         try:
             await self._intake.serialise(item, mail)
         except Exception as error:  # noqa: BLE001 - a caller's policy or iterable raises anything
@@ -302,45 +317,6 @@ def _of_the_source(error: Exception) -> Exception:
     failure = RuntimeError("the source of the mails raised StopAsyncIteration")
     failure.__cause__ = error
     return failure
-
-
-class _Intake:
-    """What becomes of a mail before it is put in line."""
-
-    def __init__(self, leases: Leases, prepare: Prepare) -> None:
-        self._settings = leases.settings
-        self._monitor = leases.monitor
-        self._prepare = prepare
-
-    async def serialise(self, item: Item, given: Any) -> None:
-        """Open its book, and make its job. TypeError for what is no mail."""
-        mail = _as_mail(given)
-        message = mail.message
-        asked = Asked(
-            {"envelope": mail.envelope, "delivery": item.delivery},
-            require_all=self._settings.require_all,
-            signers=self._settings.signers,
-        )
-        if isinstance(message, Message):
-            item.book = asked.book_for_object(message, self._monitor)
-        else:
-            item.book = asked.book(self._monitor)
-        item.book.__enter__()
-        try:
-            job = await self._prepare(mail, item.book)
-        except BaseException as error:
-            item.end(error)
-            raise
-        item.attempts = Attempts(job, item.book.ledger, self._settings.retry)
-
-
-def _as_mail(mail: Message | Mail[Any]) -> Mail[Any]:
-    """A message object alone is a mail with the envelope of its header fields."""
-    if isinstance(mail, Message):
-        return Mail(mail)
-    if not isinstance(mail, Mail):
-        raise TypeError(f"a mail is a message object or a Mail, not {type(mail).__name__}")
-    return mail
 
 
 class _Outlet:
@@ -376,7 +352,7 @@ class _Outlet:
             while self._next_number in self._early:
                 self._ready.append(self._early.pop(self._next_number))
                 self._next_number += 1
-        self.ring()
+        self._news.ring()
 
     def let_out_the_rest(self) -> None:
         """Nothing is in order any more: those that wait for others that will not come."""

@@ -107,6 +107,26 @@ class Monitor:
         _log.info("%s accepted %s octets for %d", receipt.server, octets, len(keys) - refused)
         self._ended(delivery, "refused" if refused else "accepted", octets, since)
 
+    def accepted_whole(
+        self,
+        server: str,
+        recipients: int,
+        octets: int,
+        delivery: Delivery[Any],
+        since: Since | None,
+    ) -> None:
+        """A send has ended, and nobody was refused; for ``since`` see `since`."""
+        if _log.isEnabledFor(logging.INFO):
+            _log.info("%s accepted %s octets for %d", server, octets, recipients)
+        if since is None:
+            self.messages["accepted"] += 1
+        else:
+            self._ended(delivery, "accepted", octets, since)
+
+    def since(self) -> Since | None:
+        """Now, if anybody is told how long things take."""
+        return None if self._observer is None else Since()
+
     def failed_to_send(
         self,
         error: BaseException,

@@ -13,6 +13,7 @@ cancellation for a moment, which does not tear it (see `_writing`).
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import suppress
 
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -36,6 +37,7 @@ from ._protocol._transaction import (
     Transaction,
 )
 from ._rate import Pace
+from ._reply import Reply
 from ._sources import chunks_of
 from ._transfer import ONE_WRITE, Body, send_body
 from ._turns import Turn
@@ -163,6 +165,7 @@ class Sending:
 
     async def deliver(self, channel: Channel, turn: Turn) -> None:
         """Send, by the holder of the turn or as a passenger; or raise the server's refusal."""
+        failure: SMTPException | None = None
         try:
             if self._transaction is None:
                 await self._begin(channel, turn)
@@ -170,13 +173,20 @@ class Sending:
                 await self._feel(channel, self._stopped)
             transaction = self._transaction
             assert transaction is not None
-            try:
-                await self._settle_envelope(transaction, turn)
-                await self._end(transaction, turn)
-            except SMTPException:
-                # How the write ended that took others along is no matter once the reply is there.
-                if not transaction.is_settled:
-                    raise
+            await self._settle_envelope(transaction, turn)
+            await self._end(transaction, turn)
+        except SMTPException as error:
+            failure = error
+        self.conclude(channel, failure)
+
+    def conclude(self, channel: Channel, failure: SMTPException | None) -> None:
+        """The transaction has ended, by this error or without one: raise why nobody has it."""
+        transaction = self._transaction
+        try:
+            # How the write ended that took others along is no matter once the reply is there.
+            if failure is not None and not (transaction and transaction.is_settled):
+                raise failure
+            assert transaction is not None
             self._ledger.server = channel.link.server
             transaction.result()
         except SMTPException as error:
@@ -260,7 +270,36 @@ class Sending:
         if not is_possible:
             raise channel.worn_out()
 
-    def _plan(self, channel: Channel) -> Transaction:
+    def take_up(self, channel: Channel, awaited: Awaited, *, sent: int | None = None) -> None:
+        """Go on as if this flight, which was queued folded, had been this one's from the start.
+
+        ``sent``: how much of the message behind it has left, if its end has.
+        """
+        transaction = self._plan(channel, is_folded=True)
+        *front, last = transaction.flight()
+        self._last = awaited
+        awaited.unfold = None
+        if transaction.is_eager:
+            self._is_out(transaction, self._content.size)
+        if awaited.reply is None:
+            awaited.command, awaited.sink = last
+            awaited.front, awaited.take_yes = deque(front), transaction.take_yes
+        else:
+            assert transaction.take_yes is not None
+            transaction.take_yes(awaited.reply)
+        if sent is not None:
+            self._is_out(transaction, sent)
+
+    def _is_out(self, transaction: Transaction, octets: int | None) -> None:
+        transaction.hand_over()
+        self._ledger.bytes_sent = octets or 0
+
+    def take_final(self, reply: Reply) -> None:
+        """The reply to a message that was sent for this one."""
+        assert self._transaction is not None
+        self._transaction.take_final(reply)
+
+    def _plan(self, channel: Channel, *, is_folded: bool = False) -> Transaction:
         session = channel.session
         kind = LMTPTransaction if session.is_lmtp else Transaction
         self._transaction = transaction = kind(
@@ -268,12 +307,12 @@ class Sending:
             self._content,
             session.extensions,
             self._ledger,
-            reset_first=session.may_have_transaction,
+            reset_first=is_folded or session.may_have_transaction,
             domains=session.domains if channel.is_pooled else None,
             pipelining=self._pipelining,
             chunking=self._chunking,
             is_tls_verified=bool(self._job.mail_parameters) and channel.link.is_verified,
-            refused_in_a_row=session.refused_in_a_row,
+            refused_in_a_row=0 if is_folded else session.refused_in_a_row,
         )
         self._channel = channel
         self._ledger.phase, self._ledger.bytes_total = "envelope", self._content.size
@@ -301,7 +340,7 @@ class Sending:
         channel = self._channel
         assert channel is not None
         if transaction.is_eager:
-            await self._refill(turn)
+            await refill(channel, turn)
         heard = self._stopped.heard if self._stopped is not None and self._out is None else None
         while True:
             assert self._last is not None
@@ -312,17 +351,6 @@ class Sending:
             await checkpoint_if_cancelled()
             channel.check_open()
             await channel.write(self._post(commands, turn))
-
-    async def _refill(self, turn: Turn) -> None:
-        """Others may write now; and what they have ready leaves at once if there is room for it."""
-        channel = self._channel
-        assert channel is not None
-        turns = channel.turns
-        if turns.holder in (None, turn) and channel.session.unanswered < WINDOW // 2:
-            turns.holder = turn
-            if flights := channel.turns.take_along(channel):
-                await channel.write(flights, is_behind=channel.is_owed_to_others(turn))
-        channel.let_others_write(turn)
 
     async def _end(self, transaction: Transaction, turn: Turn) -> None:
         """What follows the envelope."""
@@ -384,6 +412,16 @@ class Sending:
             octets = size
         is_room = session.unanswered + octets <= WINDOW or not session.unanswered
         return is_room and session.awaits + replies <= MAX_FLIGHT
+
+
+async def refill(channel: Channel, turn: Turn) -> None:
+    """Others may write now; and what they have ready leaves at once if there is room for it."""
+    turns = channel.turns
+    if turns.holder in (None, turn) and channel.session.unanswered < WINDOW // 2:
+        turns.holder = turn
+        if flights := turns.take_along(channel):
+            await channel.write(flights, is_behind=channel.is_owed_to_others(turn))
+    channel.let_others_write(turn)
 
 
 def _ignore(*_: object) -> None:

@@ -99,13 +99,35 @@ async def send_body(
         await _InPieces(channel, body, end, turn, take_along=take_along).send()
         return
     flights = _flights_behind(channel, body, end, turn, take_along=take_along)
+    await _write_with(channel, wire, flights, turn)
+    body.progress(body.size or 0)
+    await channel.wait(end, turn)
+
+
+async def send_at_once(
+    channel: Channel,
+    message: bytes,
+    take_final: Callable[[Reply], None],
+    hand_over: Callable[[], None],
+    turn: Turn,
+) -> None:
+    """What `send_body` does, for a small message behind DATA in one piece."""
+    channel.check_open()
+    await checkpoint_if_cancelled()
+    end = channel.begin_body(len(message), take_final)
+    channel.end_body(end, turn)
+    hand_over()
+    await _write_with(channel, stuffed(message) + END, channel.turns.take_along(channel), turn)
+    await channel.wait(end, turn)
+
+
+async def _write_with(channel: Channel, wire: bytes, flights: bytes, turn: Turn) -> None:
+    """Write a whole message, with what leaves behind it."""
     if flights:
         is_behind = _is_anybody_aboard(channel, flights, turn)
         await channel.write(wire + flights, is_behind=is_behind)
     else:
         await channel.write(wire)
-    body.progress(body.size or 0)
-    await channel.wait(end, turn)
 
 
 class _InPieces:

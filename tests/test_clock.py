@@ -177,6 +177,14 @@ class TestInVirtualTime:
             await flights(Clock("h"), *pieces, (60, "the message", math.inf))
         assert 69.93 <= anyio.current_time() <= 70.01
 
+    @pytest.mark.parametrize(("pause", "end"), [(0.05, 60), (0.07, 60.07)])
+    async def test_flights_at_once_have_the_time_of_the_first_one_but_for_a_thousandth(
+        self, pause: float, end: float
+    ) -> None:
+        with pytest.raises(SMTPTimeoutError, match="NOOP: nothing came within 60 seconds"):
+            await flights(Clock("h"), (60, "RSET", pause), (60, "NOOP", 70))
+        assert anyio.current_time() == pytest.approx(end, abs=1e-3)
+
     async def test_a_flight_without_limit_takes_as_long_as_it_takes(self) -> None:
         await flights(Clock("h"), (None, "NOOP", 10_000), (60, "NOOP", 59), (None, "NOOP", 10_000))
 

@@ -9,7 +9,8 @@ the octets that were read say, wherever the task that waits for them was stopped
 The commands of a transaction's envelope are one entry in the queue, a *flight*. Nearly always the
 server says yes to all of it, and then `settle` takes it off as a whole, with one step for the phase
 and one word to the planner. Any other flight is taken apart, reply by reply; what comes of it is
-the same.
+the same. So one of many like it is queued *folded*, by its shape alone: its commands are made when
+it is taken apart, which seldom happens.
 
 A reply that nobody awaits is a breach, except 421, with which a server may end a session at
 any time (RFC 5321 section 3.8). So is a reply to the end of the data that says yes before
@@ -32,6 +33,7 @@ from ..errors import SMTPProtocolError
 from . import _commands, _states
 from ._commands import Command
 from ._extensions import Extensions
+from ._folded import Shape
 from ._parser import ReplyParser
 
 Sink: TypeAlias = Callable[[Reply], None]
@@ -54,6 +56,7 @@ class Awaited:
         "sink",
         "start",
         "take_yes",
+        "unfold",
         "written",
     )
 
@@ -85,6 +88,8 @@ class Awaited:
         self.take_yes: Sink | None = None
         """Told the last reply, instead of each sink each, where all say yes; None once some are
         in, or where each must be looked at."""
+        self.unfold: Callable[[], object] | None = None
+        """Puts the commands and sinks of a folded flight in their places."""
 
     @property
     def next_command(self) -> Command:
@@ -99,7 +104,7 @@ class Awaited:
     def close(self, reply: Reply) -> None:
         """The reply is there; nobody is held any more who holds this."""
         self.reply = reply
-        self.sink = self.take_yes = self.owner = self.front = None
+        self.sink = self.take_yes = self.owner = self.front = self.unfold = None
 
     def shown(self) -> list[str]:
         """The reply for people and logs, by lines. A challenge is not shown: servers may repeat in
@@ -278,6 +283,33 @@ class Session:
         self.unanswered += octets
         return awaited
 
+    @property
+    def may_fold(self) -> bool:
+        """Whether flights can be sent folded: behind another one, and with no refusals to heed."""
+        is_plain = not (self.is_lmtp or self.refused_in_a_row or self.extensions.limits)
+        is_behind = self.may_have_transaction and self.awaited and self._ahead == "ready"
+        return bool(is_plain and is_behind and self.may_be_followed_now)
+
+    def send_folded(
+        self,
+        shape: Shape,
+        owner: object,
+        octets: int,
+        take_yes: Sink,
+        unfold: Callable[[], object],
+    ) -> Awaited:
+        """Queue a flight of this shape as `send_flight` does, while `may_fold`."""
+        awaited = Awaited(shape.last, None, owner, octets)
+        awaited.front = shape.front
+        awaited.take_yes, awaited.unfold, awaited.mails = take_yes, unfold, 1
+        awaited.start, awaited.reached = "ready", shape.reached
+        self._ahead = shape.reached
+        self._mails += 1
+        self.awaited.append(awaited)
+        self.awaits += shape.replies
+        self.unanswered += octets
+        return awaited
+
     def begin_body(
         self,
         sink: Sink,
@@ -318,6 +350,8 @@ class Session:
         that `blamed` is then.
         """
         queue = self.awaited
+        if queue and (unfold := queue[0].unfold) is not None and not self._parser.is_empty:
+            unfold()
         self.blamed = queue[0] if queue else None
         if self.out_of_step or (reply := self._parser.next_reply()) is None:
             return None

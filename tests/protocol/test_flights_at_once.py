@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -14,6 +13,7 @@ from anysmtp._protocol import _commands
 from anysmtp._protocol._session import Awaited, Session
 from anysmtp._protocol._transaction import Pipelining, Transaction
 from anysmtp.errors import SMTPException, SMTPProtocolError
+from support.answers import CUTS, REPLIES, octets_of, pieces_of
 from support.jobs import job
 
 PIPELINING = "PIPELINING\r\n250 CHUNKING"
@@ -101,24 +101,12 @@ def breach(side: Side, data: bytes) -> str:
 
 def hear(sides: Sequence[Side], data: bytes, cuts: Sequence[int] = ()) -> None:
     """The same octets for both, in the same pieces; a breach is one for both."""
-    places = sorted({0, *(cut % (len(data) + 1) for cut in cuts), len(data)})
-    for start, end in pairwise(places):
-        breaches = [breach(side, data[start:end]) for side in sides]
+    for piece in pieces_of(data, cuts):
+        breaches = [breach(side, piece) for side in sides]
         assert breaches[0] == breaches[1]
         assert sides[0].facts() == sides[1].facts()
         if breaches[0]:
             return
-
-
-YES = st.sampled_from(["250 ok", "250 2.1.5 Ok", "251 will forward", "250 " + "x" * 600])
-ODD = st.sampled_from(
-    [
-        *("250-two\r\n250 lines", "250", "450 4.2.1 later", "550 5.1.1 nobody", "452 4.5.3 enough"),
-        *("354 go on", "421 4.3.2 bye", "554 5.5.0 no", "not a reply", "250\tok", "200 \xff"),
-    ]
-)
-REPLIES = st.lists(st.one_of(YES, YES, YES, ODD), min_size=60, max_size=60)
-CUTS = st.lists(st.integers(0, 5000), max_size=6)
 
 
 @given(
@@ -130,8 +118,7 @@ def test_an_envelope_comes_to_the_same(
     sides = both()
     for side in sides:
         side.begin("auto", count, require_all=require_all)
-    lines = [*replies[: count + 1], *([] if require_all else [data]), ""]
-    hear(sides, "\r\n".join(lines).encode("latin-1"), cuts)
+    hear(sides, octets_of([*replies[: count + 1], *([] if require_all else [data])]), cuts)
 
 
 @given(REPLIES, CUTS, st.lists(st.integers(1, 3), min_size=1, max_size=4))
@@ -143,7 +130,7 @@ def test_a_window_of_messages_comes_to_the_same(
         for count in counts:
             side.begin("eager", count, require_all=False)
     owed = sides[0].session.awaits
-    hear(sides, "\r\n".join([*replies[:owed], ""]).encode("latin-1"), cuts)
+    hear(sides, octets_of(replies[:owed]), cuts)
 
 
 @pytest.mark.parametrize("final", ["250 2.0.0 queued", "250-two\r\n250 lines", "451 4.3.0 later"])

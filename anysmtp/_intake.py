@@ -1,0 +1,122 @@
+"""What becomes of a mail of `SMTP.send_many` before it is put in line.
+
+It is checked and serialised, as by any other way to send. A short raw message that asks for nothing
+but addresses is done with in one step: mail after mail of that kind has the same envelope, or one
+that differs in its recipient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from email.message import Message
+from typing import Any, TypeAlias, cast
+
+from ._book import Asked, Book
+from ._envelope import Envelope, Job, Mail
+from ._item import Item, Plain
+from ._leases import Leases
+from ._message import RawContent, message_id_of, parse_recipients, parse_sender
+from ._protocol._folded import Cover, cover_of
+from ._protocol._transaction import EAGER_SIZE
+
+Prepare: TypeAlias = Callable[[Mail[Any], Book], Awaitable[Job]]
+
+
+class Intake:
+    """Makes items of mails."""
+
+    def __init__(self, leases: Leases, prepare: Prepare) -> None:
+        settings = leases.settings
+        self._settings = settings
+        self._monitor = leases.monitor
+        self._prepare = prepare
+        self._may_be_plain = not (settings.signers or settings.require_all)
+        # The last envelope, with its addresses as they were then, and what it came to.
+        self._envelope: Envelope | None = None
+        self._addresses: object = None
+        self._cover: Cover | None = None
+
+    def item(self, number: int, mail: Any) -> Item:
+        """One that is to be serialised."""
+        return Item(number, getattr(mail, "key", None), self._monitor, self._settings.retry)
+
+    def at_once(self, number: int, mail: Any) -> Item | None:
+        """An item that is ready, if the mail is short and plain, and nothing is wrong with it."""
+        if type(mail) is not Mail or type(mail.message) is not bytes or not self._may_be_plain:
+            return None
+        message, envelope = mail.message, mail.envelope
+        if type(envelope) is not Envelope or not 0 < len(message) <= EAGER_SIZE:
+            return None
+        cover = self._cover
+        if envelope is not self._envelope or envelope.recipients != self._addresses:
+            cover = self._cover_of(envelope)
+        if cover is None:
+            return None
+        content = RawContent(message)
+        if content.has_long_lines:
+            return None
+        message_id = message_id_of(content.header_section())
+        whole = content.whole()
+        assert whole is not None
+        item = Item(number, mail.key, self._monitor, self._settings.retry)
+        item.begin_plainly(Plain(cover, content, whole, message_id))
+        return item
+
+    def _cover_of(self, envelope: Envelope) -> Cover | None:
+        """The envelope parsed, if there is nothing but text in it, and nothing wrong."""
+        self._envelope, self._cover = None, None
+        sender, recipients = envelope.sender, _texts(envelope.recipients)
+        if not (isinstance(sender, str) and recipients and envelope.is_bare):
+            return None
+        try:
+            cover = cover_of(parse_sender(sender), parse_recipients(recipients))
+        except ValueError:
+            # Whoever looks again raises it for this mail.
+            return None
+        # A list may be another one the next time.
+        addresses = envelope.recipients
+        self._addresses = recipients if isinstance(addresses, list) else addresses
+        self._envelope, self._cover = envelope, cover
+        return cover
+
+    async def serialise(self, item: Item, given: Any) -> None:
+        """Open its book, and make its job. TypeError for what is no mail."""
+        mail = _as_mail(given)
+        message = mail.message
+        asked = Asked(
+            {"envelope": mail.envelope, "delivery": item.delivery},
+            require_all=self._settings.require_all,
+            signers=self._settings.signers,
+        )
+        if isinstance(message, Message):
+            book = asked.book_for_object(message, self._monitor)
+        else:
+            book = asked.book(self._monitor)
+        item.open(book)
+        try:
+            job = await self._prepare(mail, book)
+        except BaseException as error:
+            item.end(error)
+            raise
+        item.begin(job)
+
+
+def _as_mail(mail: Message | Mail[Any]) -> Mail[Any]:
+    """A message object alone is a mail with the envelope of its header fields."""
+    if isinstance(mail, Message):
+        return Mail(mail)
+    if not isinstance(mail, Mail):
+        raise TypeError(f"a mail is a message object or a Mail, not {type(mail).__name__}")
+    return mail
+
+
+def _texts(recipients: object) -> list[str]:
+    """Addresses that are text, and nothing else; none for any other kind."""
+    if isinstance(recipients, str):
+        return [recipients]
+    if not isinstance(recipients, (list, tuple)):
+        return []
+    found: list[str] = [
+        each for each in cast("Sequence[object]", recipients) if isinstance(each, str)
+    ]
+    return found if len(found) == len(cast("Sequence[object]", recipients)) else []

@@ -47,9 +47,7 @@ class Intake:
         message, envelope = mail.message, mail.envelope
         if type(envelope) is not Envelope or not 0 < len(message) <= EAGER_SIZE:
             return None
-        cover = self._cover
-        if envelope is not self._envelope or envelope.recipients != self._addresses:
-            cover = self._cover_of(envelope)
+        cover = self._cover if self._is_as_before(envelope) else self._cover_of(envelope)
         if cover is None:
             return None
         content = RawContent(message)
@@ -61,6 +59,13 @@ class Intake:
         item = Item(number, mail.key, self._monitor, self._settings.retry)
         item.begin_plainly(Plain(cover, content, whole, message_id))
         return item
+
+    def _is_as_before(self, envelope: Envelope) -> bool:
+        """Whether it has come to the cover that is there, or would."""
+        before = self._envelope
+        if before is None or envelope.recipients != self._addresses:
+            return False
+        return envelope is before or (envelope.sender == before.sender and envelope.is_bare)
 
     def _cover_of(self, envelope: Envelope) -> Cover | None:
         """The envelope parsed, if there is nothing but text in it, and nothing wrong."""

@@ -245,7 +245,7 @@ def test_what_the_server_has_taken_is_in_a_delivery_as_after_any_other_send() ->
     assert list(folded.accepted) == ["r0@x", "r1@x"]
     assert item.delivery.result() is folded
     for name in Ledger.__slots__:
-        if name not in ("_facts", "_doubts", "receipt", "finals"):
+        if name not in ("_facts", "receipt", "finals"):
             both_books = ledger_of(item.delivery), ledger_of(first.delivery)
             assert getattr(both_books[0], name) == getattr(both_books[1], name), name
 
@@ -284,6 +284,21 @@ def test_an_envelope_is_looked_at_again_when_its_list_has_changed() -> None:
         found.append([recipient.given for recipient in item.job.recipients])
         recipients.append(another)
     assert found == [["b@x"], ["b@x", "c@x"], ["b@x", "c@x", "d@x"]]
+
+
+def test_an_envelope_like_the_one_before_is_not_looked_at_again() -> None:
+    intake = intake_of(settings_for("auto"))
+
+    def cover(sender: str, to: str, **more: Any) -> object:
+        item = intake.at_once(0, Mail(b"x", Envelope(sender=sender, recipients=[to], **more)))
+        return item and item.plain and item.plain.cover
+
+    first = cover("a@x", "b@x")
+    assert first is not None
+    assert cover("a@x", "b@x") is first
+    assert cover("a@x", "b@x", priority=1) is None
+    assert cover("a@x", "b@x") not in (None, first)
+    assert cover("c@x", "b@x") not in (None, first)
 
 
 def test_a_yes_to_the_message_is_known_too_when_it_is_unfolded_only_then() -> None:

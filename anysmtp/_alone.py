@@ -21,10 +21,13 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ._channel import Channel
 from ._clock import Clock
 from ._delivery import Ledger
-from ._envelope import Content
+from ._envelope import Content, Job, Stream
 from ._protocol._body import END, stuffed
 from ._protocol._commands import END_OF_DATA
-from ._protocol._lone import LoneFlight
+from ._protocol._extensions import Extensions
+from ._protocol._folded import Cover, cover_of, is_taken
+from ._protocol._transaction import MAX_FLIGHT
+from ._transfer import ONE_WRITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +59,36 @@ def may_go_alone(channel: Channel) -> bool:
     )
 
 
+def cover_for(job: Job, content: Content | Stream, extensions: Extensions) -> Cover | None:
+    """The envelope of a message that is short, and needs no more than that, in front of DATA."""
+    if (
+        isinstance(content, Stream)
+        or content.size > ONE_WRITE
+        or len(job.recipients) + 2 > MAX_FLIGHT
+        or job.require_all
+        or job.mail_parameters
+        or job.mail_options
+        or job.rcpt_options
+        or not extensions.pipelining
+        or extensions.limits
+        or not is_taken(content, extensions)
+    ):
+        return None
+    return cover_of(job.sender, job.recipients)
+
+
 async def send_alone(
-    channel: Channel, clock: Clock, ledger: Ledger, flight: LoneFlight, content: Content
+    channel: Channel, clock: Clock, ledger: Ledger, cover: Cover, content: Content
 ) -> Stopped | None:
     """Send a message; None if the server has taken it, and has said nothing but yes."""
-    session, link, timeouts, keys = channel.session, channel.link, channel.timeouts, flight.keys
+    session, link, timeouts, keys = channel.session, channel.link, channel.timeouts, cover.keys
     stream, message = link.stream, b"".join(content.chunks())
+    flight = cover.flight(content, session.extensions, is_behind=False)
     answer: bytes | None = None
     is_handed_over, is_writing = False, True
-    clock.start(timeouts.command, flight.mail)
+    clock.start(timeouts.command, "MAIL")
     try:
-        await stream.send(flight.octets)
+        await stream.send(flight)
         is_writing = False
         link.acknowledge_at_once()
         heard = await stream.receive()

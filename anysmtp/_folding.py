@@ -87,7 +87,9 @@ class Folding:
                 shape, turn, octets, folded.take_final if is_eager else _ignore, folded.unfold
             )
             channel.messages += 1
-            pieces.append(plain.cover.flight(plain.content, extensions, is_eager=is_eager))
+            pieces.append(
+                plain.cover.flight(plain.content, extensions, is_behind=True, is_eager=is_eager)
+            )
             if not is_eager:
                 break
             pieces.append(plain.whole)

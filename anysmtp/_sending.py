@@ -18,7 +18,7 @@ from contextlib import suppress
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ._alone import Stopped, may_go_alone, send_alone
+from ._alone import Stopped, cover_for, may_go_alone, send_alone
 from ._channel import Channel
 from ._chunks import send_in_chunks
 from ._clock import Clock
@@ -27,7 +27,6 @@ from ._envelope import Content, Job, Stream
 from ._protocol._commands import Command
 from ._protocol._demands import needs_downgrade, takes_8bit
 from ._protocol._lmtp import LMTPTransaction
-from ._protocol._lone import lone_flight
 from ._protocol._session import Awaited, Sink
 from ._protocol._transaction import (
     EAGER_SIZE,
@@ -39,7 +38,7 @@ from ._protocol._transaction import (
 from ._rate import Pace
 from ._reply import Reply
 from ._sources import chunks_of
-from ._transfer import ONE_WRITE, Body, send_body
+from ._transfer import Body, send_body
 from ._turns import Turn
 from .errors import SMTPException, SMTPServerDisconnected
 
@@ -137,26 +136,17 @@ class Sending:
 
         If not, nothing has happened, or `deliver` goes on from where it came to. It raises nothing.
         """
-        content, session, clock, ledger = self._content, channel.session, turn.clock, self._ledger
-        if (
-            self._pipelining != "auto"
-            or self._pace is not None
-            or isinstance(content, Stream)
-            or content.size > ONE_WRITE
-            or clock is None
-            or not may_go_alone(channel)
-        ):
+        clock, ledger = turn.clock, self._ledger
+        is_usual = self._pipelining == "auto" and self._chunking != "always" and self._pace is None
+        if clock is None or not is_usual or not may_go_alone(channel):
             return False
-        try:
-            flight = lone_flight(self._job, content, session.extensions, self._chunking)
-        except SMTPException:
-            # The other way has the same to say of it.
-            return False
-        if flight is None:
+        content, extensions = self._content, channel.session.extensions
+        cover = cover_for(self._job, content, extensions)
+        if cover is None or isinstance(content, Stream):
             return False
         channel.messages += 1
         ledger.phase, ledger.bytes_total = "envelope", content.size
-        stopped = await send_alone(channel, clock, ledger, flight, content)
+        stopped = await send_alone(channel, clock, ledger, cover, content)
         if stopped is None:
             ledger.server = channel.link.server
             return True

@@ -1,9 +1,9 @@
-"""Flights that are queued folded: by their shape, with octets that were made without commands.
+"""Flights that leave without a plan: octets that were made without commands.
 
-Most messages of a stream ask for nothing but addresses, and the server says yes to all of each. So
-the octets of such a flight are put together from a `Cover`, which many messages share, and the
-session is told its `Shape`. A flight that is answered otherwise is unfolded: planned as a
-`Transaction` after all, whose commands come to the same octets.
+Most messages ask for nothing but addresses, and the server says yes to all of each. So the octets
+of such a flight are put together from a `Cover`, which many messages may share, and if others'
+replies are to be told from its own, the session is told its `Shape`. A flight that is answered
+otherwise is unfolded: planned as a `Transaction` after all, whose commands come to the same octets.
 """
 
 from __future__ import annotations
@@ -51,27 +51,37 @@ class Cover:
         self.sender = sender
         self.recipients = recipients
         self.keys = [recipient.given for recipient in recipients]
-        lines = [_commands.plain_rcpt(recipient.ascii or "").line for recipient in recipients]
         path = "" if sender is None else sender.ascii or ""
-        self._mail = b"RSET\r\n" + _commands.mail(path).line[:-2]
-        self._rcpts = b"\r\n" + b"".join(lines)
+        self._mail = _commands.plain_mail(path).line[:-2]
+        self._rcpts = _rcpts(tuple([recipient.ascii or "" for recipient in recipients]))
 
-    def flight(self, content: Content, extensions: Extensions, *, is_eager: bool) -> bytes:
-        """The commands of a transaction behind another one, as octets; see `shape_of`."""
+    def flight(
+        self, content: Content, extensions: Extensions, *, is_behind: bool, is_eager: bool = False
+    ) -> bytes:
+        """The commands of a transaction, behind another one or not, as octets; see `shape_of`."""
         size = content.size
+        reset = b"RSET\r\n" if is_behind else b""
         parameters = b" SIZE=%d" % size if extensions.takes_size else b""
         if content.is_8bit:
             parameters += b" BODY=8BITMIME"
         last = b"BDAT %d LAST\r\n" % size if is_eager else b"DATA\r\n"
-        return b"".join((self._mail, parameters, self._rcpts, last))
+        return b"".join((reset, self._mail, parameters, self._rcpts, last))
+
+
+@lru_cache(maxsize=8)
+def _rcpts(paths: tuple[str, ...]) -> bytes:
+    """The end of MAIL's line, and RCPT for each: the same lists come again and again."""
+    return b"\r\n" + b"".join([command.line for command in _commands.plain_rcpts(paths)])
 
 
 def cover_of(sender: Mailbox | None, recipients: tuple[Mailbox, ...]) -> Cover | None:
     """The envelope as a `Cover`, if it is one."""
-    is_plain = sender is None or sender.ascii is not None
+    if sender is not None and sender.ascii is None:
+        return None
     for recipient in recipients:
-        is_plain = is_plain and recipient.ascii is not None and not recipient.parameters
-    return Cover(sender, recipients) if is_plain else None
+        if recipient.ascii is None or recipient.parameters:
+            return None
+    return Cover(sender, recipients)
 
 
 def is_taken(content: Content, extensions: Extensions) -> bool:

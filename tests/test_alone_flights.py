@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anysmtp import Envelope
+from anysmtp._alone import cover_for
 from anysmtp._delivery import Ledger
 from anysmtp._envelope import Job, Mailbox
 from anysmtp._parameters import notify_parameter
 from anysmtp._protocol._extensions import Extensions
-from anysmtp._protocol._lone import lone_flight
-from anysmtp._protocol._transaction import Chunking, Transaction
+from anysmtp._protocol._transaction import Transaction
 from anysmtp._reply import Reply
-from anysmtp.errors import SMTPException, SMTPMessageTooLarge
 from support.jobs import Octets, job, mailbox
 
 EIGHT = Octets(is_8bit=True)
@@ -30,18 +29,21 @@ def offering(offers: Sequence[str]) -> Extensions:
     return Extensions(Reply(250, ["x", *offers]))
 
 
-def short(message: Job, offers: Sequence[str], chunking: Chunking = "auto") -> bytes | None:
-    flight = lone_flight(message, message.content, offering(offers), chunking)
-    return None if flight is None else flight.octets
+def short(message: Job, offers: Sequence[str]) -> bytes | None:
+    extensions, content = offering(offers), message.content
+    cover = cover_for(message, content, extensions)
+    if cover is None:
+        return None
+    assert isinstance(content, Octets)
+    assert cover.keys == [recipient.given for recipient in message.recipients]
+    return cover.flight(content, extensions, is_behind=False)
 
 
-def general(message: Job, offers: Sequence[str], chunking: Chunking = "auto") -> bytes:
+def general(message: Job, offers: Sequence[str]) -> bytes:
     ledger = Ledger()
     ledger.start([recipient.given for recipient in message.recipients])
     extensions = offering(offers)
-    transaction = Transaction(
-        message, message.content, extensions, ledger, reset_first=False, chunking=chunking
-    )
+    transaction = Transaction(message, message.content, extensions, ledger, reset_first=False)
     return b"".join(command.line for command, _ in transaction.flight())
 
 
@@ -51,7 +53,6 @@ def general(message: Job, offers: Sequence[str], chunking: Chunking = "auto") ->
     content=st.sampled_from([Octets(), Octets(), EIGHT, UTF8]),
     has_sender=st.booleans(),
     options=st.sampled_from([(), (), ("RET=HDRS",), ("SIZE=7",), ("SMTPUTF8",)]),
-    chunking=st.sampled_from(["auto", "off", "always"]),
     require_all=st.booleans(),
 )
 def test_it_is_what_a_transaction_begins_with(
@@ -60,30 +61,26 @@ def test_it_is_what_a_transaction_begins_with(
     content: Octets,
     has_sender: bool,
     options: tuple[str, ...],
-    chunking: Chunking,
     require_all: bool,
 ) -> None:
     more: dict[str, Any] = {} if has_sender else {"sender": None}
     message = job(
         *recipients, content=content, mail_options=options, require_all=require_all, **more
     )
-    try:
-        flight = short(message, offers, chunking)
-    except SMTPException as error:
-        with pytest.raises(type(error)):
-            general(message, offers, chunking)
-        return
-    assert flight is None or flight == general(message, offers, chunking)
+    flight = short(message, offers)
+    assert flight is None or flight == general(message, offers)
 
 
 def test_a_message_that_asks_for_nothing_has_it() -> None:
-    flight = lone_flight(job(), Octets(), offering(ALL), "auto")
+    flight = short(job(), ALL)
     assert flight is not None
-    assert flight.mail == "MAIL FROM:<a@x> SIZE=100"
-    assert (
-        flight.octets == b"MAIL FROM:<a@x> SIZE=100\r\nRCPT TO:<b@x>\r\nRCPT TO:<c@x>\r\nDATA\r\n"
-    )
-    assert flight.keys == ["b@x", "c@x"]
+    assert flight.split(b"\r\n") == [
+        b"MAIL FROM:<a@x> SIZE=100",
+        b"RCPT TO:<b@x>",
+        b"RCPT TO:<c@x>",
+        b"DATA",
+        b"",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -99,13 +96,10 @@ def test_a_message_that_asks_for_nothing_has_it() -> None:
         (job("\u00e9@x"), ALL),
         (job("b@x", mail_options=("SMTPUTF8",)), ALL),
         (job(content=EIGHT), ("PIPELINING",)),
+        (job(content=Octets(size=65537)), ALL),
+        (job(), ("PIPELINING", "SIZE 99")),
         (job(*(f"r{number}@x" for number in range(127))), ALL),
     ],
 )
 def test_what_takes_more_planning_has_none(message: Job, offers: Sequence[str]) -> None:
     assert short(message, offers) is None
-
-
-def test_a_message_that_is_too_large_is_refused_as_by_a_transaction() -> None:
-    with pytest.raises(SMTPMessageTooLarge):
-        short(job(), ("PIPELINING", "SIZE 99"))

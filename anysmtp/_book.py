@@ -32,7 +32,6 @@ from ._message import (
     Plain,
     RawContent,
     estimate_size,
-    message_id_of,
     needs_utf8,
     parse_recipients,
     parse_sender,
@@ -266,7 +265,7 @@ class Book:
             content = await _run(lambda: self._signed(pieces), True)
         if isinstance(content, StreamContent):
             return self._job(content, content.message_id)
-        return self._job(content, message_id_of(content.header_section()))
+        return self._job(content, content.message_id())
 
     def _signed(self, pieces: Iterable[bytes]) -> RawContent | BinaryContent:
         asked, wishes = self._asked, self._asked.wishes

@@ -15,7 +15,7 @@ from ._book import Asked, Book
 from ._envelope import Envelope, Job, Mail
 from ._item import Item, Plain
 from ._leases import Leases
-from ._message import RawContent, message_id_of, parse_recipients, parse_sender
+from ._message import RawContent, parse_recipients, parse_sender
 from ._protocol._folded import Cover, cover_of
 from ._protocol._transaction import EAGER_SIZE
 
@@ -53,7 +53,7 @@ class Intake:
         content = RawContent(message)
         if content.has_long_lines:
             return None
-        message_id = message_id_of(content.header_section())
+        message_id = content.message_id()
         whole = content.whole()
         assert whole is not None
         item = Item(number, mail.key, self._monitor, self._settings.retry)

@@ -16,7 +16,7 @@ from email.message import Message
 from typing import cast
 
 from ._by_package import CTE, encoding_of, is_signed, rewrite_payload, written_by_package
-from ._content import CHUNK, RawContent, header_section_of, octets_of
+from ._content import CHUNK, RawContent, header_section_of, message_id_of, octets_of
 from ._snapshot import payload_of, snapshot
 
 
@@ -47,6 +47,10 @@ class BinaryContent:
 
     def header_section(self) -> bytes:
         return self._header
+
+    def message_id(self) -> str | None:
+        """The Message-ID, if there is one."""
+        return message_id_of(self._header)
 
 
 def raw_binary(message: bytes | bytearray | memoryview | str) -> BinaryContent:

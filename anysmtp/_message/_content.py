@@ -28,6 +28,7 @@ _SHORT = 4096
 # RFC 5322 section 2.2: the header section is fields and their continuation lines. The first line
 # that is neither ends it, which is the blank line or, as servers read it, a body without one.
 FIELDS = re.compile(rb"(?:(?:[!-9;-~]+[ \t]*:|[ \t])[^\r\n]*(?:\r\n?|\n|\Z))*")
+_USUAL_ID = re.compile(rb"Message-ID: (<[!-;=?-~]+>)\r\n(?![ \t])")
 _MESSAGE_ID = re.compile(rb"message-id[ \t]*:((?:[^\n]|\n[ \t])*)", re.IGNORECASE)
 
 
@@ -91,6 +92,17 @@ class RawContent:
         header = header_section_of(self._data)
         # In one piece it has its line ends already.
         return header if self._is_whole else _with_final_crlf(with_crlf(header))
+
+    def message_id(self) -> str | None:
+        """The Message-ID, if there is one."""
+        data = self._data
+        # So nearly everybody writes it.
+        start = data.find(b"\r\nMessage-ID: <", 0, CHUNK) + 2
+        if start >= 2 and (found := _USUAL_ID.match(data, start)) is not None:
+            before = data[:start]
+            if FIELDS.fullmatch(before) and b"message-id" not in before.lower():
+                return found[1].decode()
+        return message_id_of(self.header_section())
 
     def whole(self) -> bytes | None:
         """All of it, where that is one piece."""

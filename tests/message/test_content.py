@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anysmtp._envelope import Content
-from anysmtp._message import RawContent, message_id_of
+from anysmtp._message import RawContent, message_id_of, raw_binary
 from anysmtp._message import _content as module
 from anysmtp._message._content import WrittenContent
 
@@ -218,7 +218,17 @@ def test_the_header_section_ends_where_no_field_is(message: bytes, section: byte
         (b"Subject: a\n Message-ID: <a@x>\n", None),
         (b"Subject: a\n\nMessage-ID: <a@x>\n", None),
         (b"", None),
+        (b"A: b\r\nMessage-ID: <a@x>\r\n\r\nc", "<a@x>"),
+        (b"A: b\r\nMessage-ID: <a@x>", "<a@x>"),
+        (b"A: b\r\nMessage-ID: <a@x>\r\n c\r\n", "<a@x> c"),
+        (b"A: b\r\nMessage-ID: <a b@x>\r\n", "<a b@x>"),
+        (b"message-id: <a@x>\r\nMessage-ID: <b@x>\r\n", "<a@x>"),
+        (b"A: b\r\nno field\r\nMessage-ID: <a@x>\r\n", None),
+        (b"A: b\r\n\r\nMessage-ID: <a@x>\r\n", None),
     ],
 )
 def test_the_message_id_of_a_raw_message(message: bytes, expected: str | None) -> None:
-    assert message_id_of(RawContent(message).header_section()) == expected
+    content = RawContent(message)
+    assert content.message_id() == expected
+    assert message_id_of(content.header_section()) == expected
+    assert raw_binary(message).message_id() == expected

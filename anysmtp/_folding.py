@@ -16,7 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ._channel import Channel
-from ._item import Item, Plain
+from ._item import Item, Letter
 from ._leases import Leases
 from ._lifecycle import Call
 from ._protocol._folded import is_taken, shape_of
@@ -58,7 +58,7 @@ class Folding:
 
     def turn_for(self, item: Item) -> Turn | None:
         """The turn by which this one, and whoever can follow it at once, boards folded."""
-        if item.plain is None or not (self._may_board(item.plain) and self.channel.may_fold()):
+        if item.letter is None or not (self._may_board(item.letter) and self.channel.may_fold()):
             return None
         return Turn(self.call, self, _nothing)
 
@@ -73,32 +73,32 @@ class Folding:
         crew, session, is_eager = self._crew, channel.session, self.is_eager
         extensions = session.extensions
         item = crew.following()
-        while item is not None and (plain := item.plain) is not None and self._may_board(plain):
-            shape = shape_of(len(plain.cover.recipients), is_eager=is_eager)
-            octets = plain.content.size if is_eager else 0
+        while item is not None and (letter := item.letter) is not None and self._may_board(letter):
+            shape = shape_of(len(letter.cover.recipients), is_eager=is_eager)
+            octets = letter.content.size if is_eager else 0
             is_room = session.unanswered + octets <= WINDOW or not session.unanswered
             if not is_room or session.awaits + shape.replies > MAX_FLIGHT or channel.is_worn:
                 break
             crew.leave_line()
             self._aboard.append(item)
             item.turn = turn
-            item.folded = folded = Folded(item, plain, self)
+            item.folded = folded = Folded(item, letter, self)
             folded.awaited = session.send_folded(
                 shape, turn, octets, folded.take_final if is_eager else _ignore, folded.unfold
             )
             channel.messages += 1
             pieces.append(
-                plain.cover.flight(plain.content, extensions, is_behind=True, is_eager=is_eager)
+                letter.cover.flight(letter.content, extensions, is_behind=True, is_eager=is_eager)
             )
             if not is_eager:
                 break
-            pieces.append(plain.whole)
+            pieces.append(letter.whole)
             item = crew.following()
         return b"".join(pieces)
 
-    def _may_board(self, plain: Plain) -> bool:
-        content = plain.content
-        is_short = content.size <= EAGER_SIZE and len(plain.cover.recipients) + 3 <= MAX_FLIGHT
+    def _may_board(self, letter: Letter) -> bool:
+        content = letter.content
+        is_short = content.size <= EAGER_SIZE and len(letter.cover.recipients) + 3 <= MAX_FLIGHT
         return is_short and is_taken(content, self.channel.session.extensions)
 
 
@@ -109,7 +109,7 @@ class Folded:
         "_folding",
         "_has_turn",
         "_item",
-        "_plain",
+        "_letter",
         "_sending",
         "_sent",
         "answer",
@@ -119,9 +119,9 @@ class Folded:
     awaited: Awaited
     """Its first flight."""
 
-    def __init__(self, item: Item, plain: Plain, folding: Folding) -> None:
+    def __init__(self, item: Item, letter: Letter, folding: Folding) -> None:
         self._item = item
-        self._plain = plain
+        self._letter = letter
         self._folding = folding
         self._has_turn = not folding.is_eager
         self._sending: Sending | None = None
@@ -169,7 +169,7 @@ class Folded:
                 await channel.wait(self.awaited, turn)
             has_begun = self._sending is None and not is_eager
             if has_begun:
-                whole = self._plain.whole
+                whole = self._letter.whole
                 await send_at_once(channel, whole, self.take_final, self._hand_over, turn)
         except SMTPException as error:
             failure = error
@@ -182,7 +182,7 @@ class Folded:
 
     def _hand_over(self) -> None:
         """The end of the message is about to leave."""
-        self._sent = len(self._plain.whole)
+        self._sent = len(self._letter.whole)
 
 
 def _nothing() -> None:

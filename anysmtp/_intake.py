@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, cast
 
 from ._book import Asked, Book
 from ._envelope import Envelope, Job, Mail
-from ._item import Item, Plain
+from ._item import Item, Letter
 from ._leases import Leases
 from ._message import RawContent, parse_recipients, parse_sender
 from ._protocol._folded import Cover, cover_of
@@ -57,7 +57,7 @@ class Intake:
         whole = content.whole()
         assert whole is not None
         item = Item(number, mail.key, self._monitor, self._settings.retry)
-        item.begin_plainly(Plain(cover, content, whole, message_id))
+        item.begin_at_once(Letter(cover, content, whole, message_id))
         return item
 
     def _is_as_before(self, envelope: Envelope) -> bool:

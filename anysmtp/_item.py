@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ._folding import Folded
 
 
-class Plain(NamedTuple):
+class Letter(NamedTuple):
     """A short raw message that asks for nothing but addresses."""
 
     cover: Cover
@@ -47,8 +47,8 @@ class Item:
         "_since",
         "again",
         "folded",
+        "letter",
         "number",
-        "plain",
         "sending",
         "size",
         "turn",
@@ -64,7 +64,7 @@ class Item:
         self._attempts: Attempts | None = None
         self._since: Since | None = None
         self.again: Again | None = None
-        self.plain: Plain | None = None
+        self.letter: Letter | None = None
         """What it is, while that is all there is to it."""
         self.size = 0
         """Octets of the message, where they are in memory."""
@@ -83,14 +83,14 @@ class Item:
     @property
     def book(self) -> Book:
         if self._book is None:
-            self._open_for(self.plain)
+            self._open_for(self.letter)
         assert self._book is not None
         return self._book
 
     @property
     def attempts(self) -> Attempts:
         if self._attempts is None:
-            self._open_for(self.plain)
+            self._open_for(self.letter)
         assert self._attempts is not None
         return self._attempts
 
@@ -115,22 +115,24 @@ class Item:
         self._attempts = Attempts(job, self.book.ledger, self._retry)
         self.size = job.content.size or 0
 
-    def begin_plainly(self, plain: Plain) -> None:
+    def begin_at_once(self, letter: Letter) -> None:
         """It needs no book for now."""
-        self.plain = plain
-        self.size = len(plain.whole)
+        self.letter = letter
+        self.size = len(letter.whole)
         self._since = self._monitor.since()
 
-    def _open_for(self, plain: Plain | None) -> None:
-        assert plain is not None
+    def _open_for(self, letter: Letter | None) -> None:
+        assert letter is not None
         # From here on there is more to it.
-        self.plain = None
-        cover = plain.cover
+        self.letter = None
+        cover = letter.cover
         asked = Asked({"delivery": self.delivery}, require_all=False)
         book = Book(asked, self._monitor, cover.sender, cover.recipients, since=self._since)
         self.open(book)
-        self.book.ledger.message_id = plain.message_id
-        self.begin(Job(cover.sender, cover.recipients, plain.content, message_id=plain.message_id))
+        self.book.ledger.message_id = letter.message_id
+        self.begin(
+            Job(cover.sender, cover.recipients, letter.content, message_id=letter.message_id)
+        )
 
     def equip(self, leases: Leases, call: Call) -> None:
         """Make what brings it through a channel."""
@@ -151,10 +153,10 @@ class Item:
 
     def accept(self, reply: Reply, server: str) -> None:
         """The server has taken all of it, and nothing was written in its delivery yet."""
-        plain, delivery = self.plain, self.delivery
-        assert plain is not None
-        keys, octets = plain.cover.keys, self.size
-        ledger_of(delivery).accept(keys, reply, octets, plain.message_id, server)
+        letter, delivery = self.letter, self.delivery
+        assert letter is not None
+        keys, octets = letter.cover.keys, self.size
+        ledger_of(delivery).accept(keys, reply, octets, letter.message_id, server)
         self._monitor.accepted_whole(server, len(keys), octets, delivery, self._since)
 
     def end(self, error: BaseException) -> None:

@@ -291,7 +291,7 @@ def test_an_envelope_like_the_one_before_is_not_looked_at_again() -> None:
 
     def cover(sender: str, to: str, **more: Any) -> object:
         item = intake.at_once(0, Mail(b"x", Envelope(sender=sender, recipients=[to], **more)))
-        return item and item.plain and item.plain.cover
+        return item and item.letter and item.letter.cover
 
     first = cover("a@x", "b@x")
     assert first is not None

@@ -178,10 +178,9 @@ def looks_alive(link: Link) -> bool:
     dead after all, the message is not sent and goes over a fresh connection.
     """
     tls, sock = link.sockets()
-    if tls is not None and not _is_quiet(tls):
-        return False
-    if link.proxy_tls is not None and not _is_quiet(link.proxy_tls):
-        return False
+    for each in (tls, link.proxy_tls):
+        if each is not None and not _is_quiet(each):
+            return False
     if sock is None or not hasattr(select, "poll"):
         return True
     if sock.fileno() < 0:

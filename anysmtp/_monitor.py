@@ -116,8 +116,7 @@ class Monitor:
         since: Since | None,
     ) -> None:
         """A send has ended, and nobody was refused; for ``since`` see `since`."""
-        if _log.isEnabledFor(logging.INFO):
-            _log.info("%s accepted %s octets for %d", server, octets, recipients)
+        _log.info("%s accepted %s octets for %d", server, octets, recipients)
         if since is None:
             self.messages["accepted"] += 1
         else:

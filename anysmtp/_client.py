@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from anyio import lowlevel
-from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._channel import Channel
 from ._connection import SMTPConnection, connection_on, retire
@@ -247,14 +246,9 @@ class SMTP(BaseMailer):
         channel = claim.connection
         assert channel is not None
         try:
-            await checkpoint_if_cancelled()
-            is_free = not turn.has_boarded and channel.turns.take_now(turn)
-            if is_free and await sending.go_alone(channel, turn):
-                channel.turns.give_up()
-                leases.took_message()
-                return None
             async with channel.turn(turn):
-                await sending.deliver(channel, turn)
+                if turn.has_boarded or not await sending.go_alone(channel, turn):
+                    await sending.deliver(channel, turn)
         except SMTPException as error:
             if (more := leases.again_after(error, sending, claim, turn, again)) is not None:
                 return more

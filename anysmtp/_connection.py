@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from anyio.abc import ByteStream
-from anyio.lowlevel import checkpoint_if_cancelled
 
 from . import _clock, _connect, _dialogue, _login, sasl
 from ._book import raw_content
@@ -322,7 +321,6 @@ class SMTPConnection(BaseMailer):
         sending = Sending(job, ledger, self._pipelining, self._chunking, self._pace)
 
         async def transact(clock: Clock) -> None:
-            await checkpoint_if_cancelled()
             if turn.has_boarded or not await sending.go_alone(self._channel, turn):
                 await sending.deliver(self._channel, turn)
 

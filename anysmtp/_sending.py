@@ -134,8 +134,10 @@ class Sending:
     async def go_alone(self, channel: Channel, turn: Turn) -> bool:
         """Send on the short way, as the holder of the turn, if it can; whether that was the end.
 
-        If not, nothing has happened, or `deliver` goes on from where it came to. It raises nothing.
+        If not, nothing has happened, or `deliver` goes on from where it came to. It raises nothing,
+        but for a cancellation before it begins.
         """
+        await checkpoint_if_cancelled()
         clock, ledger = turn.clock, self._ledger
         is_usual = self._pipelining == "auto" and self._chunking != "always" and self._pace is None
         if clock is None or not is_usual or not may_go_alone(channel):

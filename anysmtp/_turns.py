@@ -121,11 +121,6 @@ class Turns:
         if self._rest is not None:
             self._rest.cancel()
 
-    def give_up(self) -> None:
-        """The holder, who leaves nothing open, writes no more."""
-        self.holder = None
-        self.pass_on()
-
     def pass_on(self) -> None:
         """Nobody writes now: whoever is next may."""
         if self.holder is None and self._waiting:
@@ -184,7 +179,7 @@ class Speaking:
     async def __aenter__(self) -> Turn:
         turn = self._turn
         turns = self._channel.turns
-        if not (turn.has_boarded or turns.holder is turn or turns.take_now(turn)):
+        if not (turn.has_boarded or turns.take_now(turn)):
             try:
                 await turns.take(turn)
             except BaseException:

@@ -151,19 +151,23 @@ async def run(plan: Plan, options: dict[str, Any]) -> object:
     recipients = [f"r{number}@x.test" for number in range(plan.recipients)]
     ends: list[object] = []
     smtp = SMTP("mail.x.test", tls="off", local_hostname="me", connectable=house, **options)
+
+    async def send(**more: Any) -> object:
+        try:
+            return await smtp.sendmail(SENDER, recipients, RAW, **more)
+        except SMTPException as error:
+            return told(error)
+
     async with smtp:
-        await smtp.sendmail(SENDER, recipients, RAW)
+        ends.append(await send())
         house.wires[0].is_tried = True
         with scope:
-            try:
-                ends.append(await smtp.sendmail(SENDER, recipients, RAW, delivery=delivery))
-            except SMTPException as error:
-                ends.append(told(error))
+            ends.append(await send(delivery=delivery))
         for wire in house.wires:
             wire.is_tried = False
         ends.append(scope.cancelled_caught)
         ends.append((repr(smtp), smtp.statistics()))
-        ends.append(await smtp.sendmail(SENDER, recipients, RAW))
+        ends.append(await send())
     wires = [(b"".join(wire.written), wire.seen) for wire in house.wires]
     return ends, known(delivery), wires
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, cast
 
 import anyio
@@ -20,6 +21,7 @@ from anysmtp._alone import may_go_alone, send_alone
 from anysmtp.testing import ScriptedServer
 from support.clients import deliver, on_memory
 
+BACKENDS = ["asyncio", "trio"] if find_spec("trio") is not None else ["asyncio"]
 SENDER = "a@x.test"
 RAW = b"Subject: hi\r\n\r\n.hello\r\n"
 HELLO = b"250-mail.x.test\r\n250-PIPELINING\r\n250-SIZE\r\n250-8BITMIME\r\n250 CHUNKING\r\n"
@@ -242,7 +244,7 @@ def plans(draw: st.DrawFn) -> Plan:
 
 
 @settings(max_examples=300)
-@given(plan=plans(), backend=st.sampled_from(["asyncio", "trio"]))
+@given(plan=plans(), backend=st.sampled_from(BACKENDS))
 def test_both_ways_come_to_the_same(plan: Plan, backend: str) -> None:
     check(plan, backend)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 
 from anysmtp import (
     SMTP,
@@ -137,6 +138,43 @@ async def test_a_message_is_accepted_though_the_time_is_up_for_the_rest_of_its_w
     }
     assert len(receipts) == 1
     assert max(accepted(server)[key] for key in sizes) == 1
+
+
+async def test_a_message_is_accepted_though_the_client_is_aborted_before_its_write_has_ended() -> (
+    None
+):
+    is_taken = False
+
+    def answer(line: str) -> Act | None:
+        nonlocal is_taken
+        if is_taken and line.startswith("RSET"):
+            return Act(b"", then="deaf")
+        is_taken = is_taken or line.startswith("BDAT")
+        return None
+
+    server = ScriptedServer(keywords=CHUNKING, script=answer, strict=False, capacity=4096)
+    smtp = on_memory(server, pipelining="eager")
+    delivery = Delivery[None]()
+    receipts: list[object] = []
+
+    async def behind() -> None:
+        with suppress(SMTPServerDisconnected):
+            await smtp.sendmail(SENDER, "b@x.test", message("behind", 20_000))
+
+    async def first(group: TaskGroup) -> None:
+        group.start_soon(behind)
+        receipts.append(await smtp.sendmail(SENDER, "b@x.test", RAW, delivery=delivery))
+
+    async with server, anyio.create_task_group() as group:
+        with suppress(LookupError):
+            async with smtp:
+                group.start_soon(first, group)
+                await anyio.sleep(20)
+                assert delivery.accepted
+                assert delivery.phase != "done"
+                raise LookupError
+    assert receipts == [delivery.result()]
+    assert len(server.messages) == 1
 
 
 async def test_a_late_reply_says_nothing_of_the_same_message_sent_again() -> None:

@@ -25,9 +25,8 @@ nothing was written and nothing is torn.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import anyio
@@ -43,11 +42,10 @@ from ._protocol._session import Awaited, Session, Sink
 from ._reply import Reply
 from ._timing import ReplyTimer
 from ._tls import Encryption, encrypt
+from ._trace import Trace
 from ._turns import Speaking, Turn, Turns
 from ._writing import Writer, Written
 from .errors import SMTPException, SMTPProtocolError, SMTPServerDisconnected, SMTPTLSError
-
-_wire = logging.getLogger("anysmtp.wire")
 
 _LOST = "the connection was lost"
 _TORN = "a write was interrupted"
@@ -105,8 +103,7 @@ class Channel:
         self._closing: str | None = None
         self._waiting: list[_Waiting] = []
         self._is_read = False
-        # It is asked for with each flight, and holds until the next one.
-        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
+        self._trace = Trace(link.server)
         self.writer = Writer(link, self._lost)
         """For those who hold the turn, and write more than `write` takes."""
         self._timer = ReplyTimer(self.session, timeouts)
@@ -127,7 +124,7 @@ class Channel:
     def is_undisturbed(self) -> bool:
         """Whether nobody but the holder of the turn reads, writes or waits, and nobody looks on."""
         is_free = not self._waiting and not self._is_read and self.writer.is_free
-        return is_free and self._closing is None and not _wire.isEnabledFor(logging.DEBUG)
+        return is_free and self._closing is None and not self._trace.look()
 
     @property
     def is_worn(self) -> bool:
@@ -156,7 +153,8 @@ class Channel:
         await self.catch_up(turn)
         is_behind = self.is_owed_to_others(turn)
         awaited = [self.session.send(command, sink, turn) for command in commands]
-        self._show(commands)
+        self._trace.look()
+        self._trace.sent(commands)
         self._time()
         await self.write(b"".join([command.line for command in commands]), is_behind=is_behind)
         await self.wait(awaited[-1], turn)
@@ -205,14 +203,16 @@ class Channel:
         ``octets`` of a message go out with it; for ``take_yes`` see `Session.send_flight`.
         """
         awaited = self.session.send_flight(flight, turn, octets, take_yes)
-        self._show([command for command, _ in flight], octets)
+        if self._trace.look():
+            self._trace.sent(command for command, _ in flight)
+            if octets:
+                self._trace.message(octets)
         self._time()
         return awaited
 
     def may_fold(self) -> bool:
         """Whether flights can be queued folded, with `Session.send_folded`: also for the trace."""
-        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
-        return self.is_open and self.session.may_fold and not self._is_traced
+        return not self._trace.look() and self.is_open and self.session.may_fold
 
     async def write(self, data: bytes, *, is_behind: bool = False) -> None:
         """Write; a write that does not return is torn.
@@ -260,10 +260,8 @@ class Channel:
 
     def begin_body(self, octets: int | None, sink: Sink, chunk: Command | None = None) -> Awaited:
         """The message goes out from here on, behind a BDAT or not; what its end awaits."""
-        if self._is_traced:
-            lines = () if chunk is None else (chunk.shown,)
-            size = "unknown size" if octets is None else f"{octets} octets"
-            self._trace(">", (*lines, f"(a message of {size})"))
+        self._trace.sent(() if chunk is None else (chunk,))
+        self._trace.message(octets)
         return self.session.begin_body(sink, chunk=chunk)
 
     def end_body(self, end: Awaited, turn: Turn) -> None:
@@ -411,11 +409,10 @@ class Channel:
         session = self.session
         session.receive(data)
         try:
-            while self._is_traced or session.settle():
+            while self._trace.is_on or session.settle():
                 if (pair := session.next_reply()) is None:
                     break
-                if self._is_traced:
-                    self._trace("<", pair.shown())
+                self._trace.answered(pair)
         except SMTPProtocolError as error:
             error.server = self.link.server
             error.connection_closed = True
@@ -500,15 +497,3 @@ class Channel:
 
     def _time(self) -> None:
         self._timer.update(self._waiting[0].turn if self._waiting else None)
-
-    def _show(self, commands: Iterable[Command], octets: int = 0) -> None:
-        """What is about to leave, if somebody looks on from here to its replies."""
-        self._is_traced = _wire.isEnabledFor(logging.DEBUG)
-        if self._is_traced:
-            self._trace(">", (command.shown for command in commands))
-            if octets:
-                self._trace(">", (f"(a message of {octets} octets)",))
-
-    def _trace(self, direction: str, lines: Iterable[str]) -> None:
-        for line in lines:
-            _wire.debug("%s %s %s", self.link.server, direction, line)

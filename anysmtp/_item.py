@@ -83,14 +83,14 @@ class Item:
     @property
     def book(self) -> Book:
         if self._book is None:
-            self._open_for(self.letter)
+            self._open_letter()
         assert self._book is not None
         return self._book
 
     @property
     def attempts(self) -> Attempts:
         if self._attempts is None:
-            self._open_for(self.letter)
+            self._open_letter()
         assert self._attempts is not None
         return self._attempts
 
@@ -121,10 +121,10 @@ class Item:
         self.size = len(letter.whole)
         self._since = self._monitor.since()
 
-    def _open_for(self, letter: Letter | None) -> None:
+    def _open_letter(self) -> None:
+        """From here on there is more to it."""
+        letter, self.letter = self.letter, None
         assert letter is not None
-        # From here on there is more to it.
-        self.letter = None
         cover = letter.cover
         asked = Asked({"delivery": self.delivery}, require_all=False)
         book = Book(asked, self._monitor, cover.sender, cover.recipients, since=self._since)

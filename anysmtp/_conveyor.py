@@ -83,15 +83,16 @@ class Conveyor:
     async def _send(self, item: Item, channel: Channel, claim: Claim[Channel]) -> None:
         error: SMTPException | None = None
         again: Again | None = None
-        if item.folded is not None:
-            item.folded.come_first()
+        folded = item.folded
         try:
+            if folded is not None:
+                folded.come_first()
             async with channel.turn(item.turn):
-                if item.folded is not None:
-                    await item.folded.deliver()
+                if folded is not None:
+                    await folded.deliver()
                 else:
                     await item.sending.deliver(channel, item.turn)
-            if item.folded is None:
+            if folded is None or folded.answer is None:
                 self._leases.took_message()
         except SMTPException as caught:
             error = caught
@@ -105,7 +106,7 @@ class Conveyor:
             return
         # What comes next finds a connection that has served before.
         claim.was_used = True
-        if item.folded is None:
+        if folded is None or folded.answer is None:
             self._aboard.popleft()
             self._crew.settle(item, error, again)
 

@@ -7,7 +7,8 @@ step: its book is opened, and a `Sending` takes it up as if the transaction had 
 the start. Then it is a message like any other, also in what a cancellation leaves of it.
 
 Where messages are eager, as many board at once as there is room for, behind one turn. Else one
-boards, who has the turn of his own from then on.
+boards, who has the turn of his own from then on; and these go a short way (`_onward`) while nobody
+else is on the channel.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from ._channel import Channel
 from ._item import Item, Letter
 from ._leases import Leases
 from ._lifecycle import Call
+from ._onward import Stopped, send_on
 from ._protocol._folded import is_taken, shape_of
-from ._protocol._session import Awaited
+from ._protocol._session import Awaited, Session
 from ._protocol._transaction import EAGER_SIZE, MAX_FLIGHT
 from ._reply import Reply
 from ._sending import WINDOW, Sending, refill
@@ -79,14 +81,7 @@ class Folding:
             is_room = session.unanswered + octets <= WINDOW or not session.unanswered
             if not is_room or session.awaits + shape.replies > MAX_FLIGHT or channel.is_worn:
                 break
-            crew.leave_line()
-            self._aboard.append(item)
-            item.turn = turn
-            item.folded = folded = Folded(item, letter, self)
-            folded.awaited = session.send_folded(
-                shape, turn, octets, folded.take_final if is_eager else _ignore, folded.unfold
-            )
-            channel.messages += 1
+            self.take_aboard(turn).board(session, octets)
             pieces.append(
                 letter.cover.flight(letter.content, extensions, is_behind=True, is_eager=is_eager)
             )
@@ -95,6 +90,38 @@ class Folding:
             pieces.append(letter.whole)
             item = crew.following()
         return b"".join(pieces)
+
+    def next_alone(self) -> Letter | None:
+        """Who follows one whose message is all that is to be sent, if nobody else is waited for."""
+        channel = self.channel
+        is_alone = (
+            channel.is_undisturbed
+            and channel.session.wants_message
+            and not channel.turns.are_waited_for
+            and not self.leases.pool.waiting
+            and not channel.is_worn
+        )
+        item = self._crew.following() if is_alone else None
+        letter = None if item is None else item.letter
+        # The reply to the end of the message in front of it is awaited too.
+        is_room = letter is not None and len(letter.cover.keys) + 4 <= MAX_FLIGHT
+        return letter if letter is not None and is_room and self._may_board(letter) else None
+
+    def take_aboard(self, turn: Turn) -> Folded:
+        """Who is next leaves the line, and goes out folded, with this turn."""
+        item = self._crew.leave_line()
+        letter = item.letter
+        assert letter is not None
+        self._aboard.append(item)
+        self.channel.messages += 1
+        item.turn, turn.has_boarded = turn, True
+        item.folded = folded = Folded(item, letter, self)
+        return folded
+
+    def took(self, folded: Folded, reply: Reply) -> None:
+        """The server has taken the message of the first one aboard."""
+        folded.answer = reply
+        self._crew.took(self._aboard.popleft(), reply, self.channel.link.server)
 
     def _may_board(self, letter: Letter) -> bool:
         content = letter.content
@@ -109,11 +136,12 @@ class Folded:
         "_folding",
         "_has_turn",
         "_item",
-        "_letter",
         "_sending",
         "_sent",
         "answer",
         "awaited",
+        "letter",
+        "stopped",
     )
 
     awaited: Awaited
@@ -121,13 +149,26 @@ class Folded:
 
     def __init__(self, item: Item, letter: Letter, folding: Folding) -> None:
         self._item = item
-        self._letter = letter
+        self.letter = letter
         self._folding = folding
         self._has_turn = not folding.is_eager
         self._sending: Sending | None = None
         self._sent: int | None = None
         self.answer: Reply | None = None
         """What the server has said to all of it."""
+        self.stopped: Stopped | None = None
+        """What has stopped it on the short way, behind its envelope."""
+
+    @property
+    def turn(self) -> Turn:
+        return self._item.turn
+
+    def board(self, session: Session, octets: int) -> None:
+        """Queue what its first flight awaits, with so many octets of its message."""
+        is_eager = self._folding.is_eager
+        take_yes = self.take_final if is_eager else _ignore
+        shape = shape_of(len(self.letter.cover.keys), is_eager=is_eager)
+        self.awaited = session.send_folded(shape, self.turn, octets, take_yes, self.unfold)
 
     def come_first(self) -> None:
         """It is spoken for from here on, and not with those that boarded behind the same turn."""
@@ -168,9 +209,10 @@ class Folded:
             if self.awaited.reply is None:
                 await channel.wait(self.awaited, turn)
             has_begun = self._sending is None and not is_eager
-            if has_begun:
-                whole = self._letter.whole
-                await send_at_once(channel, whole, self.take_final, self._hand_over, turn)
+            if has_begun and self.stopped is None:
+                await send_on(self._folding, self)
+            if has_begun and self.answer is None:
+                await self._finish(channel, turn)
         except SMTPException as error:
             failure = error
         if self.answer is not None:
@@ -180,9 +222,20 @@ class Folded:
         else:
             await self.unfold().deliver(channel, turn)
 
-    def _hand_over(self) -> None:
+    async def _finish(self, channel: Channel, turn: Turn) -> None:
+        """Send the message, or go on from where it was stopped."""
+        if self.stopped is None:
+            whole = self.letter.whole
+            await send_at_once(channel, whole, self.take_final, self.hand_over, turn)
+            return
+        end, heard, is_torn = self.stopped
+        if is_torn and isinstance(heard, BaseException):
+            await channel.tear(heard)
+        await channel.wait(end, turn, heard)
+
+    def hand_over(self) -> None:
         """The end of the message is about to leave."""
-        self._sent = len(self._letter.whole)
+        self._sent = len(self.letter.whole)
 
 
 def _nothing() -> None:

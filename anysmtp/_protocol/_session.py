@@ -217,6 +217,18 @@ class Session:
         )
 
     @property
+    def wants_message(self) -> bool:
+        """Whether the server waits for a message, and nothing that was before it is of any
+        matter."""
+        return (
+            self._phase == "body"
+            and not (self.awaited or self.refused_in_a_row)
+            and self.broken is None
+            and self.goodbye is None
+            and self._parser.is_empty
+        )
+
+    @property
     def can_be_followed(self) -> bool:
         """Whether the session will be between two commands once all that is awaited has come,
         whatever it says."""

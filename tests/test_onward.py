@@ -210,7 +210,11 @@ class Way:
 def watched() -> Generator[Way]:
     way = Way()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Folding, "next_alone", lambda folding: way.next_alone(folding))
+
+        def next_alone(folding: Folding) -> Any:
+            return way.next_alone(folding)
+
+        patch.setattr(Folding, "next_alone", next_alone)
         yield way
 
 

@@ -85,9 +85,9 @@ def mail(path: str, parameters: Iterable[str] = ()) -> Command:
 
 
 @lru_cache(maxsize=256)
-def plain_mail(path: str, *parameters: str) -> Command:
-    """MAIL, with no more than what follows from the message: that, too, comes again."""
-    return mail(path, parameters)
+def plain_mail(path: str) -> Command:
+    """MAIL without parameters: the same senders come again and again."""
+    return mail(path)
 
 
 def rcpt(path: str, parameters: Iterable[str] = ()) -> Command:

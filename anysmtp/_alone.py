@@ -14,6 +14,8 @@ message is the same at each await, whichever way it takes.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -28,6 +30,7 @@ from ._protocol._extensions import Extensions
 from ._protocol._folded import Cover, cover_of, is_taken
 from ._protocol._transaction import MAX_FLIGHT
 from ._transfer import ONE_WRITE
+from ._turns import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +114,19 @@ async def send_alone(
         return Stopped(answer, True, False, heard)
     ledger.settle(keys, reply)
     return None
+
+
+@contextmanager
+def telling(channel: Channel, turn: Turn) -> Generator[None, None, None]:
+    """Stands around telling the session what was written and read without it, by this turn.
+
+    It may have been broken since, but not before; and the clock has run since it was written.
+    """
+    session, timer = channel.session, channel.timer
+    broken, session.broken = session.broken, None
+    timer.run_ahead()
+    try:
+        yield
+    finally:
+        timer.go_on(turn)
+        session.broken = broken

@@ -106,7 +106,7 @@ class Channel:
         self._trace = Trace(link.server)
         self.writer = Writer(link, self._lost)
         """For those who hold the turn, and write more than `write` takes."""
-        self._timer = ReplyTimer(self.session, timeouts)
+        self.timer = ReplyTimer(self.session, timeouts)
         self._breach: tuple[object, SMTPProtocolError] | None = None
 
     @property
@@ -236,7 +236,7 @@ class Channel:
         """
         waiting = _Waiting(until, turn)
         self._waiting.append(waiting)
-        self._timer.update(self._waiting[0].turn)
+        self.timer.update(self._waiting[0].turn)
         try:
             if heard is not None:
                 await self._hear(heard)
@@ -428,7 +428,7 @@ class Channel:
         if session.awaited:
             self._time()
         else:
-            self._timer.rest()
+            self.timer.rest()
         return True
 
     async def _give_up(self, turn: Turn, waiting: _Waiting) -> None:
@@ -496,4 +496,4 @@ class Channel:
         return failure
 
     def _time(self) -> None:
-        self._timer.update(self._waiting[0].turn if self._waiting else None)
+        self.timer.update(self._waiting[0].turn if self._waiting else None)

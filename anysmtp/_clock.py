@@ -121,9 +121,9 @@ class Clock:
         "_seconds",
         "_server",
         "_started",
-        "_waiting_for",
         "began",
         "hint",
+        "waiting_for",
     )
 
     def __init__(self, server: str, seconds: float | None = None) -> None:
@@ -134,7 +134,8 @@ class Clock:
         self._held = False
         self._is_running = self._is_fresh = seconds is not None
         self._aborted: str | None = None
-        self._waiting_for = ""
+        self.waiting_for = ""
+        """What the seconds are for."""
         self._seconds: float = seconds or 0.0
         self.began: float = anyio.current_time()
         """When it was made, in the event loop's time."""
@@ -147,7 +148,7 @@ class Clock:
 
     def start(self, seconds: float | None, waiting_for: str) -> None:
         """From now on, so many seconds for this; no effect while the clock is held."""
-        self._waiting_for = waiting_for
+        self.waiting_for = waiting_for
         if self._is_fresh and seconds == self._seconds:
             self._is_fresh = False
         elif seconds is None:
@@ -220,6 +221,6 @@ class Clock:
         return SMTPTimeoutError(
             f"nothing came within {self._seconds:g} seconds{self.hint}",
             server=self._server,
-            command=self._waiting_for,
+            command=self.waiting_for,
             connection_closed=True,
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ._channel import Channel
-from ._folding import Folding
+from ._folding import Folded, Folding
 from ._item import Item
 from ._leases import Again, Leases
 from ._lifecycle import Call
@@ -92,12 +92,14 @@ class Conveyor:
                     await folded.deliver()
                 else:
                     await item.sending.deliver(channel, item.turn)
-            if folded is None or folded.answer is None:
+            if not _is_taken(folded):
                 self._leases.took_message()
         except SMTPException as caught:
             error = caught
             again = self._leases.again_after(error, item.sending, claim, item.turn, item.again)
-        except Exception as failure:  # noqa: BLE001 - of a source, a signer or a policy, or ours
+        except Exception as failure:
+            if _is_taken(folded):
+                raise
             # It cannot be read, or not be written in 7bit, which is all that the server takes.
             item.unfold()
             self._aboard.popleft()
@@ -106,7 +108,7 @@ class Conveyor:
             return
         # What comes next finds a connection that has served before.
         claim.was_used = True
-        if folded is None or folded.answer is None:
+        if not _is_taken(folded):
             self._aboard.popleft()
             self._crew.settle(item, error, again)
 
@@ -143,3 +145,8 @@ class Conveyor:
         if is_free and (item := self._crew.following()) is not None:
             item.equip(self._leases, call)
             self._board(item)
+
+
+def _is_taken(folded: Folded | None) -> bool:
+    """Whether the server has taken a message while it was folded."""
+    return folded is not None and folded.answer is not None

@@ -81,7 +81,7 @@ class Folding:
             is_room = session.unanswered + octets <= WINDOW or not session.unanswered
             if not is_room or session.awaits + shape.replies > MAX_FLIGHT or channel.is_worn:
                 break
-            self.take_aboard(turn).board(session, octets)
+            self.take_aboard(turn).queue(session, octets)
             pieces.append(
                 letter.cover.flight(letter.content, extensions, is_behind=True, is_eager=is_eager)
             )
@@ -92,7 +92,7 @@ class Folding:
         return b"".join(pieces)
 
     def next_alone(self) -> Letter | None:
-        """Who follows one whose message is all that is to be sent, if nobody else is waited for."""
+        """Who follows on the short way, if nobody else, and nothing else, is to be seen to."""
         channel = self.channel
         is_alone = (
             channel.is_undisturbed
@@ -103,9 +103,7 @@ class Folding:
         )
         item = self._crew.following() if is_alone else None
         letter = None if item is None else item.letter
-        # The reply to the end of the message in front of it is awaited too.
-        is_room = letter is not None and len(letter.cover.keys) + 4 <= MAX_FLIGHT
-        return letter if letter is not None and is_room and self._may_board(letter) else None
+        return letter if letter is not None and self._may_board(letter) else None
 
     def take_aboard(self, turn: Turn) -> Folded:
         """Who is next leaves the line, and goes out folded, with this turn."""
@@ -125,7 +123,9 @@ class Folding:
 
     def _may_board(self, letter: Letter) -> bool:
         content = letter.content
-        is_short = content.size <= EAGER_SIZE and len(letter.cover.recipients) + 3 <= MAX_FLIGHT
+        # RSET, MAIL and DATA; and at least one reply is awaited in front of it.
+        is_room = len(letter.cover.keys) + 4 <= MAX_FLIGHT
+        is_short = content.size <= EAGER_SIZE and is_room
         return is_short and is_taken(content, self.channel.session.extensions)
 
 
@@ -163,7 +163,7 @@ class Folded:
     def turn(self) -> Turn:
         return self._item.turn
 
-    def board(self, session: Session, octets: int) -> None:
+    def queue(self, session: Session, octets: int) -> None:
         """Queue what its first flight awaits, with so many octets of its message."""
         is_eager = self._folding.is_eager
         take_yes = self.take_final if is_eager else _ignore

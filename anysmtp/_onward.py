@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from ._alone import telling
 from ._channel import Channel
 from ._protocol._body import END, stuffed
 from ._protocol._commands import DATA, END_OF_DATA
@@ -66,8 +67,8 @@ async def send_on(folding: Folding, first: Folded) -> None:
                 folded.stopped = Stopped(end, heard, is_writing)
                 return
             final, yes = replies
-            folding.took(folded, final)
-            folded, follower = follower, None
+            sent, folded, follower = folded, follower, None
+            folding.took(sent, final)
     finally:
         channel.turns.holder = (follower or folded).turn
         if folded is not first:
@@ -89,11 +90,9 @@ def _only_yes(
 
 
 def _tell(channel: Channel, folded: Folded, follower: Folded) -> Awaited:
-    """Tell the session what was written; it may have been broken since, but not before."""
-    session = channel.session
-    broken, session.broken = session.broken, None
-    end = channel.begin_body(len(folded.letter.whole), folded.take_final)
-    channel.end_body(end, folded.turn)
-    follower.board(session, 0)
-    session.broken = broken
+    """Tell the session what was written; what the end of the message awaits."""
+    with telling(channel, folded.turn):
+        end = channel.begin_body(len(folded.letter.whole), folded.take_final)
+        channel.end_body(end, folded.turn)
+        follower.queue(channel.session, 0)
     return end

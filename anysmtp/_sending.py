@@ -18,7 +18,7 @@ from contextlib import suppress
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ._alone import Stopped, cover_for, may_go_alone, send_alone
+from ._alone import Stopped, cover_for, may_go_alone, send_alone, telling
 from ._channel import Channel
 from ._chunks import send_in_chunks
 from ._clock import Clock
@@ -220,19 +220,17 @@ class Sending:
         await channel.write(flight, is_behind=is_behind)
 
     def _catch_up(self, channel: Channel, turn: Turn, stopped: Stopped) -> None:
-        """Tell the session what it has missed; it may have been broken since, but not before."""
-        session = channel.session
-        broken, session.broken = session.broken, None
+        """Tell the session what it has missed."""
         self._stopped = stopped
-        transaction = self._plan(channel)
-        self._post(transaction.flight(), turn)
-        if stopped.answer is not None:
-            channel.take(stopped.answer)
-        if stopped.is_handed_over:
-            self._out = channel.begin_body(self._content.size, transaction.take_final)
-            channel.end_body(self._out, turn)
-            transaction.hand_over()
-        session.broken = broken
+        with telling(channel, turn):
+            transaction = self._plan(channel)
+            self._post(transaction.flight(), turn)
+            if stopped.answer is not None:
+                channel.take(stopped.answer)
+            if stopped.is_handed_over:
+                self._out = channel.begin_body(self._content.size, transaction.take_final)
+                channel.end_body(self._out, turn)
+                transaction.hand_over()
 
     async def _feel(self, channel: Channel, stopped: Stopped) -> None:
         """Raise what has stopped it on the short way, if that was no read."""

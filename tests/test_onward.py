@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -174,7 +175,7 @@ async def run(plan: Plan) -> object:
                     async for each in deliveries:
                         facts = (each.accepted, each.refused, each.not_sent, each.in_doubt)
                         ends.append((each.key, *facts, each.bytes_sent, told(each.exception())))
-            except SMTPException as error:
+            except (SMTPException, ZeroDivisionError) as error:
                 ends.append(told(error))
         another.set()
 
@@ -260,6 +261,28 @@ def test_somebody_else_asks_for_the_connection(at: int) -> None:
 @pytest.mark.parametrize("cut", [1, 7, 8, 9, 16, 24, 39, 40])
 def test_what_comes_in_pieces(cut: int) -> None:
     check(Plan(cuts=(cut,)))
+
+
+def test_what_a_log_raises_is_of_the_message_that_it_is_about() -> None:
+    told: list[str] = []
+
+    def fail(record: logging.LogRecord) -> bool:
+        told.append(record.getMessage())
+        # The third message of each of two streams, behind which there is another message.
+        count = sum(" accepted " in each for each in told)
+        if " accepted " in told[-1] and count in (3, 7):
+            raise ZeroDivisionError
+        return True
+
+    log = logging.getLogger("anysmtp")
+    level = log.level
+    log.addFilter(fail)
+    log.setLevel(logging.INFO)
+    try:
+        check(Plan())
+    finally:
+        log.removeFilter(fail)
+        log.setLevel(level)
 
 
 SAID = st.sampled_from(

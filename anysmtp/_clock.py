@@ -134,7 +134,7 @@ class Clock:
         self._held = False
         self._is_running = self._is_fresh = seconds is not None
         self._aborted: str | None = None
-        self.waiting_for = ""
+        self.waiting_for: str = ""
         """What the seconds are for."""
         self._seconds: float = seconds or 0.0
         self.began: float = anyio.current_time()

@@ -54,8 +54,8 @@ class ReplyTimer:
         self._is_ahead = False
         if (head := self._session.head) is not None:
             self._awaited, self._left, self._turn = head, len(head.front or ()), turn
-            if turn.clock is not None:
-                turn.clock.waiting_for = head.next_command.shown
+            assert turn.clock is not None
+            turn.clock.waiting_for = head.next_command.shown
 
     def rest(self) -> None:
         """Nothing is awaited: whoever waited last is not to be stopped for the next one."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import anyio
 import pytest
-from anyio.abc import ByteStream, ByteStreamConnectable
+from anyio.abc import ByteStreamConnectable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +20,7 @@ from anysmtp import _sending as sending
 from anysmtp._alone import may_go_alone, send_alone
 from anysmtp.testing import ScriptedServer
 from support.clients import deliver, on_memory
+from support.ready_wire import ReadyWire
 
 BACKENDS = ["asyncio", "trio"] if find_spec("trio") is not None else ["asyncio"]
 SENDER = "a@x.test"
@@ -48,7 +49,7 @@ class Plan:
 
 
 @dataclass
-class Wire(ByteStream):
+class Wire(ReadyWire):
     """A server on no network, for which each await is an event."""
 
     plan: Plan
@@ -74,19 +75,6 @@ class Wire(ByteStream):
             self._say(reset + answer)
         else:
             self._say(final)
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        await self._event()
-        if not self.ready:
-            self.is_gone = True
-            raise anyio.EndOfStream
-        return self.ready.pop(0)
-
-    async def send_eof(self) -> None:
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        self.is_gone = True
 
     def _answers(self) -> tuple[bytes, bytes]:
         if self.is_tried:

@@ -11,13 +11,14 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import ByteStream, ByteStreamConnectable
+from anyio.abc import ByteStreamConnectable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anysmtp import SMTP, Envelope, Limits, Mail, SMTPException
 from anysmtp._folding import Folding
 from anysmtp.events import CloseEvent, Event, MessageEvent
+from support.ready_wire import ReadyWire
 
 BACKENDS = ["asyncio", "trio"] if find_spec("trio") is not None else ["asyncio"]
 COUNT = 5
@@ -49,7 +50,7 @@ class Plan:
 
 
 @dataclass
-class Wire(ByteStream):
+class Wire(ReadyWire):
     """A server on no network, for which each await is an event."""
 
     plan: Plan
@@ -84,19 +85,6 @@ class Wire(ByteStream):
             self.is_body = line == "DATA" and reply.startswith("354")
             if reply:
                 yield reply
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        await self._event()
-        if not self.ready:
-            self.is_gone = True
-            raise anyio.EndOfStream
-        return self.ready.pop(0)
-
-    async def send_eof(self) -> None:
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        self.is_gone = True
 
     async def _event(self) -> None:
         if self.is_gone:

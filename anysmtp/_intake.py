@@ -1,8 +1,8 @@
 """What becomes of a mail of `SMTP.send_many` before it is put in line.
 
-It is checked and serialised, as by any other way to send. A short raw message that asks for nothing
-but addresses is done with in one step: mail after mail of that kind has the same envelope, or one
-that differs in its recipient.
+It is checked and serialised, as by any other way to send. A short message that asks for nothing but
+addresses, be it raw or a plain message object, is done with in one step: mail after mail of that
+kind has the same envelope, or one that differs in its recipient.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from ._book import Asked, Book
 from ._envelope import Envelope, Job, Mail
 from ._item import Item, Letter
 from ._leases import Leases
-from ._message import RawContent, parse_recipients, parse_sender
+from ._message import RawContent, parse_recipients, parse_sender, read_plain
 from ._protocol._folded import Cover, cover_of
 from ._protocol._transaction import EAGER_SIZE
 
 Prepare: TypeAlias = Callable[[Mail[Any], Book], Awaitable[Job]]
+
+_NO_ENVELOPE = Envelope()
 
 
 class Intake:
@@ -42,9 +44,23 @@ class Intake:
 
     def at_once(self, number: int, mail: Any) -> Item | None:
         """An item that is ready, if the mail is short and plain, and nothing is wrong with it."""
-        if type(mail) is not Mail or type(mail.message) is not bytes or not self._may_be_plain:
+        if isinstance(mail, Message):
+            mail = Mail(cast("Message", mail))
+        if type(mail) is not Mail or not self._may_be_plain:
             return None
         message, envelope = mail.message, mail.envelope
+        letter: Letter | None = None
+        if type(message) is bytes:
+            letter = self._letter_of_raw(message, envelope)
+        elif isinstance(message, Message):
+            letter = self._letter_of_object(message, envelope)
+        if letter is None:
+            return None
+        item = self.item(number, mail)
+        item.begin_at_once(letter)
+        return item
+
+    def _letter_of_raw(self, message: bytes, envelope: Envelope | None) -> Letter | None:
         if type(envelope) is not Envelope or not 0 < len(message) <= EAGER_SIZE:
             return None
         cover = self._cover if self._is_as_before(envelope) else self._cover_of(envelope)
@@ -53,12 +69,33 @@ class Intake:
         content = RawContent(message)
         if content.has_long_lines:
             return None
-        message_id = content.message_id()
         whole = content.whole()
         assert whole is not None
-        item = Item(number, mail.key, self._monitor, self._settings.retry)
-        item.begin_at_once(Letter(cover, content, whole, message_id))
-        return item
+        return Letter(cover, content, whole, content.message_id())
+
+    def _letter_of_object(self, message: Message, envelope: Envelope | None) -> Letter | None:
+        if envelope is None:
+            envelope = _NO_ENVELOPE
+        if type(envelope) is not Envelope or not envelope.is_bare:
+            return None
+        given, addresses = envelope.sender, envelope.recipients
+        # What can be read only once is left to whoever looks again.
+        texts = _texts(addresses)
+        if addresses is not None and not texts:
+            return None
+        try:
+            if (plain := read_plain(message)) is None:
+                return None
+            sender = plain.sender() if given is None else parse_sender(given)
+            recipients = parse_recipients(texts) if texts else plain.recipients()
+            written = plain.written(sender, add_missing_headers=self._settings.add_missing_headers)
+        except Exception:  # noqa: BLE001 - whoever looks again raises it for this mail
+            return None
+        cover = cover_of(sender, recipients)
+        if cover is None or written is None or written[0].size > EAGER_SIZE:
+            return None
+        content, message_id = written
+        return Letter(cover, content, content.whole(), message_id)
 
     def _is_as_before(self, envelope: Envelope) -> bool:
         """Whether it has come to the cover that is there, or would."""

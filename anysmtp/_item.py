@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Letter(NamedTuple):
-    """A short raw message that asks for nothing but addresses."""
+    """A short message that asks for nothing but addresses."""
 
     cover: Cover
     content: Content

@@ -1,12 +1,14 @@
 """A stream of plain messages comes to the same as one whose messages are planned one by one.
 
-The same octets are plain where they are given as bytes, and planned where they are text. In virtual
-time, on both backends.
+The same octets are plain where they are given as bytes or as a message object, and planned where
+they are text. In virtual time, on both backends.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from email import message_from_bytes, policy
+from email.message import Message
+from typing import Any, Literal, TypeAlias
 
 import anyio
 import pytest
@@ -22,6 +24,8 @@ from support.many import send_all
 from support.virtual_time import virtual_time
 
 pytestmark = pytest.mark.anyio
+
+Kind: TypeAlias = Literal["text", "bytes", "object"]
 
 COUNT = 9
 ANSWERS = {
@@ -46,12 +50,17 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
 
 
-def mails(*, is_plain: bool) -> list[Mail[int]]:
+def mails(kind: Kind) -> list[Mail[int]]:
     found: list[Mail[int]] = []
     for number in range(COUNT):
         envelope = Envelope(sender=SENDER, recipients=[f"{number}@x.test", f"{number}b@x.test"])
         raw = f"Message-ID: <{number}@x.test>\r\n".encode() + message(str(number))
-        found.append(Mail(raw if is_plain else raw.decode(), envelope, key=number))
+        given: dict[Kind, Message | bytes | str] = {
+            "text": raw.decode(),
+            "bytes": raw,
+            "object": message_from_bytes(raw, policy=policy.default),
+        }
+        found.append(Mail(given[kind], envelope, key=number))
     return found
 
 
@@ -60,14 +69,20 @@ def once(answer: Any, at: int) -> list[Any]:
     return [*[Act()] * at, answer, *[Act()] * 40]
 
 
-async def story(pipelining: Pipelining, script: Script, *, is_plain: bool) -> object:
+async def story(pipelining: Pipelining, script: Script, kind: Kind) -> object:
     """What became of each message, what the server saw, and what an observer was told."""
     events: list[Event] = []
     server = ScriptedServer(script=script, keywords=[*DEFAULT_KEYWORDS, "CHUNKING"])
-    client = on_memory(server, pipelining=pipelining, timeout=5, observer=events.append)
+    client = on_memory(
+        server,
+        pipelining=pipelining,
+        timeout=5,
+        observer=events.append,
+        add_missing_headers=False,
+    )
     async with no_leaks(), server, client:
         began = anyio.current_time()
-        found = await send_all(client, mails(is_plain=is_plain), ordered=True)
+        found = await send_all(client, mails(kind), ordered=True)
         seconds = anyio.current_time() - began
     known = [
         (each.key, each.outcome, each.accepted, each.refused, each.not_sent, each.in_doubt)
@@ -89,8 +104,8 @@ async def story(pipelining: Pipelining, script: Script, *, is_plain: bool) -> ob
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
 async def test_with_pipelining_it_comes_to_the_same(answer: Any, point: str, at: int) -> None:
     script: Script = {point: once(answer, at)}
-    planned = await story("auto", script, is_plain=False)
-    assert await story("auto", script, is_plain=True) == planned
+    planned = await story("auto", script, "text")
+    assert await story("auto", script, "bytes") == planned
 
 
 @pytest.mark.parametrize("at", [0, 1, 3, COUNT - 1])
@@ -98,8 +113,19 @@ async def test_with_pipelining_it_comes_to_the_same(answer: Any, point: str, at:
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
 async def test_eager_it_comes_to_the_same(answer: Any, point: str, at: int) -> None:
     script: Script = {point: once(answer, at)}
-    planned = await story("eager", script, is_plain=False)
-    assert await story("eager", script, is_plain=True) == planned
+    planned = await story("eager", script, "text")
+    assert await story("eager", script, "bytes") == planned
+
+
+@pytest.mark.parametrize("pipelining", ["auto", "eager"])
+@pytest.mark.parametrize("point", ["MAIL", ".", "BDAT"])
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+async def test_message_objects_come_to_the_same(
+    answer: Any, point: str, pipelining: Pipelining
+) -> None:
+    script: Script = {point: once(answer, 3)}
+    planned = await story(pipelining, script, "text")
+    assert await story(pipelining, script, "object") == planned
 
 
 @pytest.mark.parametrize("point", ["MAIL", "RCPT", "BDAT"])
@@ -107,5 +133,5 @@ async def test_eager_it_comes_to_the_same_if_the_server_takes_its_time_before_it
     point: str,
 ) -> None:
     script: Script = {"RSET": once(Act(late=2), 3), point: once("450 4.2.1 later", 4)}
-    planned = await story("eager", script, is_plain=False)
-    assert await story("eager", script, is_plain=True) == planned
+    planned = await story("eager", script, "text")
+    assert await story("eager", script, "bytes") == planned

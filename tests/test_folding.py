@@ -33,7 +33,12 @@ OUTCOMES = ("accepted", "refused", "not_sent", "in_doubt")
 def settings_for(pipelining: Pipelining) -> SimpleNamespace:
     """What is asked of the connections of a client, which there are none of."""
     settings = SimpleNamespace(
-        pipelining=pipelining, chunking="auto", signers=(), require_all=False, retry=None
+        pipelining=pipelining,
+        chunking="auto",
+        signers=(),
+        require_all=False,
+        retry=None,
+        add_missing_headers=True,
     )
 
     def pace_of(_: object) -> None: ...

@@ -94,6 +94,8 @@ async def send_alone(
         await stream.send(flight)
         is_writing = False
         link.acknowledge_at_once()
+        # While the server is at work.
+        body = stuffed(message) + END
         heard = await stream.receive()
         if session.only_yes(heard, len(keys) + 2, 3) is None:
             return Stopped(None, False, False, heard)
@@ -104,7 +106,7 @@ async def send_alone(
         clock.start(timeouts.final, END_OF_DATA.shown)
         ledger.hand_over(keys)
         is_handed_over = is_writing = True
-        await stream.send(stuffed(message) + END)
+        await stream.send(body)
         is_writing = False
         ledger.bytes_sent += len(message)
         heard = await stream.receive()

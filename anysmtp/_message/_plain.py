@@ -102,7 +102,7 @@ def read_plain(message: Message) -> Plain | None:
         return None
     state = message.__dict__
     payload = state["_payload"]
-    if type(payload) is not str or not payload.isascii():
+    if type(payload) is not str or len(payload) > CHUNK or not payload.isascii():
         return None
     style = _style_of(state["policy"])
     if style is None or has_long_line(payload):

@@ -40,8 +40,12 @@ class Client:
         return " ".join(word for word in words if word not in ("blocking", "one"))
 
     def suits(self, workload: Workload) -> bool:
-        """Whether there is such a way of doing it: what is sent together is sent as bytes."""
-        return workload.is_raw or self.way == "one"
+        """Whether there is such a way of doing it.
+
+        What is sent together is sent as bytes, but for objects in a stream of anysmtp's.
+        """
+        is_stream = self.package == "anysmtp" and self.way == "many"
+        return workload.is_raw or self.way == "one" or (is_stream and workload.name == "objects")
 
     def count(self, workload: Workload, *, quick: bool) -> int:
         count = workload.quick if quick else workload.count

@@ -207,24 +207,21 @@ class Session:
     @property
     def is_as_new(self) -> bool:
         """Whether a transaction may begin, and nothing that was before it is of any matter."""
-        return (
-            self._phase == "ready"
-            and not (self.awaited or self.may_have_transaction or self.refused_in_a_row)
-            and self.broken is None
-            and self.goodbye is None
-            and not self.out_of_step
-            and self._parser.is_empty
-        )
+        return not self.may_have_transaction and self._is_untroubled("ready")
 
     @property
     def wants_message(self) -> bool:
         """Whether the server waits for a message, and nothing that was before it is of any
         matter."""
+        return self._is_untroubled("body")
+
+    def _is_untroubled(self, phase: _states.Phase) -> bool:
         return (
-            self._phase == "body"
+            self._phase == phase
             and not (self.awaited or self.refused_in_a_row)
             and self.broken is None
             and self.goodbye is None
+            and not self.out_of_step
             and self._parser.is_empty
         )
 

@@ -105,7 +105,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
         ``"in_doubt"``: then the outbox has the message. TypeError for what no client raises.
         """
         if not isinstance(error, SMTPException):
-            raise TypeError(f"a client raises an SMTPException, not {error!r}")
+            raise TypeError(f"a client raises an SMTPException object, not {error!r}")
         self._next(Fault.by(error), times)
 
     def doubt_next(self, times: int = 1) -> None:

@@ -50,6 +50,22 @@ def test_each_kind_of_source_is_sent_once(kind: str, sink: Sink, tmp_path: Path)
     assert sink.stored == dict.fromkeys(SUBJECTS, 1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("folder", "there is no message in this folder: one is a file whose name ends in .eml"),
+        ("maildir", "there is no message in this maildir"),
+        ("mbox", "there is no message in this mbox"),
+        ("template", "there is no row for the template"),
+    ],
+)
+def test_where_there_is_nothing_to_send_it_says_so(
+    kind: str, why: str, sink: Sink, tmp_path: Path
+) -> None:
+    ran = bulk(sink, *source(kind, tmp_path / "source", []))
+    assert (ran.code, told(ran.output), ran.errors.strip()) == (Exit.OK, "0 accepted", why)
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_thousands_go_over_several_connections(backend: str, sink: Sink, tmp_path: Path) -> None:
     pytest.importorskip(backend, reason=f"{backend} is not installed")

@@ -94,7 +94,7 @@ async def send_alone(
         await stream.send(flight)
         is_writing = False
         link.acknowledge_at_once()
-        # While the server is at work.
+        # The server is at work now, so that this takes no time.
         body = stuffed(message) + END
         heard = await stream.receive()
         if session.only_yes(heard, len(keys) + 2, 3) is None:

@@ -1,8 +1,8 @@
 """What becomes of a mail of `SMTP.send_many` before it is put in line.
 
 It is checked and serialised, as by any other way to send. A short message that asks for nothing but
-addresses, be it raw or a plain message object, is done with in one step: mail after mail of that
-kind has the same envelope, or one that differs in its recipient.
+addresses, be it raw or a plain message object, is done with in one step. Raw mails mostly have the
+envelope of the one before, or one that differs in its recipient.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from ._protocol._transaction import EAGER_SIZE
 
 Prepare: TypeAlias = Callable[[Mail[Any], Book], Awaitable[Job]]
 
-_NO_ENVELOPE = Envelope()
-
 
 class Intake:
     """Makes items of mails."""
@@ -40,25 +38,31 @@ class Intake:
 
     def item(self, number: int, mail: Any) -> Item:
         """One that is to be serialised."""
-        return Item(number, getattr(mail, "key", None), self._monitor, self._settings.retry)
+        key = None if isinstance(mail, Message) else getattr(mail, "key", None)
+        return Item(number, key, self._monitor, self._settings.retry)
 
     def at_once(self, number: int, mail: Any) -> Item | None:
         """An item that is ready, if the mail is short and plain, and nothing is wrong with it."""
         if isinstance(mail, Message):
-            mail = Mail(cast("Message", mail))
+            mail = _as_mail(cast("Message", mail))
         if type(mail) is not Mail or not self._may_be_plain:
             return None
-        message, envelope = mail.message, mail.envelope
-        letter: Letter | None = None
-        if type(message) is bytes:
-            letter = self._letter_of_raw(message, envelope)
-        elif isinstance(message, Message):
-            letter = self._letter_of_object(message, envelope)
+        try:
+            letter = self._letter(mail.message, mail.envelope)
+        except Exception:  # noqa: BLE001 - whoever looks again raises it for this mail
+            return None
         if letter is None:
             return None
         item = self.item(number, mail)
         item.begin_at_once(letter)
         return item
+
+    def _letter(self, message: Any, envelope: Envelope | None) -> Letter | None:
+        if type(message) is bytes:
+            return self._letter_of_raw(message, envelope)
+        if isinstance(message, Message):
+            return self._letter_of_object(cast("Message", message), envelope)
+        return None
 
     def _letter_of_raw(self, message: bytes, envelope: Envelope | None) -> Letter | None:
         if type(envelope) is not Envelope or not 0 < len(message) <= EAGER_SIZE:
@@ -74,47 +78,43 @@ class Intake:
         return Letter(cover, content, whole, content.message_id())
 
     def _letter_of_object(self, message: Message, envelope: Envelope | None) -> Letter | None:
-        if envelope is None:
-            envelope = _NO_ENVELOPE
-        if type(envelope) is not Envelope or not envelope.is_bare:
-            return None
-        given, addresses = envelope.sender, envelope.recipients
-        # What can be read only once is left to whoever looks again.
-        texts = _texts(addresses)
-        if addresses is not None and not texts:
-            return None
-        try:
-            if (plain := read_plain(message)) is None:
+        given, named = None, list[str]()
+        if envelope is not None:
+            if type(envelope) is not Envelope or not envelope.is_bare:
                 return None
-            sender = plain.sender() if given is None else parse_sender(given)
-            recipients = parse_recipients(texts) if texts else plain.recipients()
-            written = plain.written(sender, add_missing_headers=self._settings.add_missing_headers)
-        except Exception:  # noqa: BLE001 - whoever looks again raises it for this mail
+            given, named = envelope.sender, _texts(envelope.recipients)
+            if not named and envelope.recipients is not None:
+                # It may be something that can be read only once.
+                return None
+        if (plain := read_plain(message)) is None:
             return None
-        cover = cover_of(sender, recipients)
-        if cover is None or written is None or written[0].size > EAGER_SIZE:
+        sender = plain.sender() if given is None else parse_sender(given)
+        cover = cover_of(sender, parse_recipients(named) if named else plain.recipients())
+        if cover is None:
+            return None
+        written = plain.written(sender, add_missing_headers=self._settings.add_missing_headers)
+        if written is None or written[0].size > EAGER_SIZE:
             return None
         content, message_id = written
         return Letter(cover, content, content.whole(), message_id)
 
     def _is_as_before(self, envelope: Envelope) -> bool:
-        """Whether it has come to the cover that is there, or would."""
+        """Whether the envelope of a raw mail has come to the cover that is there, or would."""
         before = self._envelope
         if before is None or envelope.recipients != self._addresses:
             return False
         return envelope is before or (envelope.sender == before.sender and envelope.is_bare)
 
     def _cover_of(self, envelope: Envelope) -> Cover | None:
-        """The envelope parsed, if there is nothing but text in it, and nothing wrong."""
+        """The envelope of a raw mail parsed, if there is nothing but text in it.
+
+        ValueError for what is wrong with it.
+        """
         self._envelope, self._cover = None, None
         sender, recipients = envelope.sender, _texts(envelope.recipients)
         if not (isinstance(sender, str) and recipients and envelope.is_bare):
             return None
-        try:
-            cover = cover_of(parse_sender(sender), parse_recipients(recipients))
-        except ValueError:
-            # Whoever looks again raises it for this mail.
-            return None
+        cover = cover_of(parse_sender(sender), parse_recipients(recipients))
         # A list may be another one the next time.
         addresses = envelope.recipients
         self._addresses = recipients if isinstance(addresses, list) else addresses
@@ -153,10 +153,13 @@ def _as_mail(mail: Message | Mail[Any]) -> Mail[Any]:
 
 
 def _texts(recipients: object) -> list[str]:
-    """Addresses that are text, and nothing else; none for any other kind."""
+    """Addresses that are text, and nothing else; none for any other kind.
+
+    A list of a class of the caller's own may be one that can be read only once.
+    """
     if isinstance(recipients, str):
         return [recipients]
-    if not isinstance(recipients, (list, tuple)):
+    if type(recipients) not in (list, tuple):
         return []
     found: list[str] = [
         each for each in cast("Sequence[object]", recipients) if isinstance(each, str)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from email import message_from_string, policy
 from email.headerregistry import Address
 from email.message import EmailMessage, Message
@@ -161,10 +161,39 @@ async def test_what_is_more_than_plain_is_none_at_once(mail: object) -> None:
     assert later.job.content.size
 
 
-async def test_recipients_that_can_be_read_only_once_are_not_read() -> None:
-    at_once, later = await both(Mail(letter(), Envelope(recipients=iter(["c@x.test"]))))
+class Once(list[str]):
+    """A list that is empty once it was read."""
+
+    def __iter__(self) -> Iterator[str]:
+        found = list(super().__iter__())
+        self.clear()
+        return iter(found)
+
+
+@pytest.mark.parametrize("kind", [iter, Once], ids=["iterator", "list"])
+@pytest.mark.parametrize("message", [letter(), b"hi"], ids=["object", "raw"])
+async def test_recipients_that_can_be_read_only_once_are_not_read(
+    message: Any, kind: Callable[[list[str]], Iterable[str]]
+) -> None:
+    envelope = Envelope(sender="a@x.test", recipients=kind(["c@x.test"]))
+    at_once, later = await both(Mail(message, envelope))
     assert at_once is None
     assert [each.given for each in later.job.recipients] == ["c@x.test"]
+
+
+@pytest.mark.parametrize("subject", ["plain", "gr\xfc\xdfe"])
+async def test_a_message_object_has_no_key_of_its_own(subject: str) -> None:
+    class Keyed(EmailMessage):
+        key = "mine"
+
+    message = Keyed()
+    message["From"], message["To"], message["Subject"] = "a@x.test", "b@x.test", subject
+    async with (
+        ScriptedServer() as server,
+        on_memory(server) as smtp,
+        smtp.send_many([message]) as deliveries,
+    ):
+        assert [each.key async for each in deliveries] == [None]
 
 
 async def test_what_is_wrong_with_a_message_object_is_in_its_delivery() -> None:
@@ -174,7 +203,15 @@ async def test_what_is_wrong_with_a_message_object_is_in_its_delivery() -> None:
         def __init__(self) -> None:
             self.policy = policy.default
 
+    class Lazy(list[str]):
+        """Recipients that are not there when they are read."""
+
+        def __iter__(self) -> Iterator[str]:
+            raise OSError("gone")
+
     mails = [
+        Mail(letter(), Envelope(recipients=Lazy(["c@x.test"])), key="lazy"),
+        Mail(b"hi", Envelope(sender="a@x.test", recipients=Lazy(["c@x.test"])), key="lazy, raw"),
         Mail(changed(To=None), key="nobody"),
         Mail(changed(From=None), key="from nobody"),
         Mail(letter(), Envelope(recipients="no address"), key="no address"),
@@ -190,6 +227,7 @@ async def test_what_is_wrong_with_a_message_object_is_in_its_delivery() -> None:
         found = {each.key: each.exception() async for each in deliveries}
     assert {key: type(error) for key, error in found.items()} == {
         **dict.fromkeys(("nobody", "from nobody", "no address"), ValueError),
+        **dict.fromkeys(("lazy", "lazy, raw"), OSError),
         "no envelope": TypeError,
         "strange": KeyError,
         "good": type(None),

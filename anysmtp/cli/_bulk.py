@@ -19,7 +19,7 @@ from .._message import parse_recipients, parse_sender
 from ..events import Event
 from ._exit import Exit, of_error, worst
 from ._journal import Journal, JournalError
-from ._letters import Letters, letters_at
+from ._letters import letters_at
 from ._loop import run
 from ._past import Fact, Wanted
 from ._progress import Watched
@@ -136,7 +136,7 @@ def bulk(
         with Journal(path, identity) as opened:
             shipment = Shipment(letters, opened, wanted, sender, to)
             shipment.suit(limits)
-            report = _Report(shipment, path, as_json, _why_none(letters))
+            report = _Report(shipment, path, as_json, letters.nothing)
             watched = Watched(shipment, report.screen)
 
             async def work() -> None:
@@ -169,24 +169,15 @@ def _beside(source: Path) -> Path:
     return resolved.with_name(f"{resolved.name}.journal")
 
 
-def _why_none(letters: Letters) -> str:
-    """What to say where there are no messages."""
-    kind = letters.identity["kind"]
-    if kind == "template":
-        return "there is no row for the template"
-    in_a_folder = ": one is a file whose name ends in .eml" if kind == "folder" else ""
-    return f"there is no message in this {kind}{in_a_folder}"
-
-
 class _Report:
     """How things stand at the end, for people or for machines."""
 
-    def __init__(self, shipment: Shipment, journal: Path, as_json: bool, why_none: str) -> None:
+    def __init__(self, shipment: Shipment, journal: Path, as_json: bool, nothing: str) -> None:
         self.screen = Screen()
         self._shipment = shipment
         self._journal = journal
         self._as_json = as_json
-        self._why_none = why_none
+        self._nothing = nothing
         self._start = time.perf_counter()
 
     def interrupted(self) -> Exit:
@@ -222,7 +213,7 @@ class _Report:
         if self._shipment.failure is not None:
             self.screen.complain(_words(self._shipment.failure))
         if not self._shipment.total:
-            self.screen.complain(self._why_none, "")
+            self.screen.complain(self._nothing, "")
         counts = self._counts()
         told = [f"{count} {end}" for end, count in counts.items() if count or end == "accepted"]
         seconds = time.perf_counter() - self._start

@@ -56,6 +56,11 @@ class Letters(Protocol):
         """What says that a journal is one of this source."""
         ...
 
+    @property
+    def nothing(self) -> str:
+        """What to say where there are none."""
+        ...
+
     def count(self) -> int:
         """How many there are. UsageError if that cannot be found out."""
         ...
@@ -85,6 +90,7 @@ class Folder:
     """A folder, and those in it, with a file for each message."""
 
     kind = "folder"
+    nothing = "there is no message in this folder: one is a file whose name ends in .eml"
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -119,6 +125,7 @@ class Maildir(Folder):
     """A folder as qmail made them: what is in ``new`` moves to ``cur``, where it gets flags."""
 
     kind = "maildir"
+    nothing = "there is no message in this maildir"
 
     def _files(self) -> list[tuple[str, Path]]:
         return sorted(
@@ -131,6 +138,8 @@ class Maildir(Folder):
 
 class Mbox:
     """A file with one message after another, each after a line that begins with ``From``."""
+
+    nothing = "there is no message in this mbox"
 
     def __init__(self, path: Path) -> None:
         self._path = path

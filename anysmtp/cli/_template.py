@@ -73,6 +73,8 @@ class _Header:
 class Template:
     """The letters that a template and a CSV file come to."""
 
+    nothing = "there is no row for the template"
+
     def __init__(self, path: Path, rows: Rows, column: str) -> None:
         self._rows = rows
         self._path = path

@@ -8,8 +8,9 @@ reads, from his first octet to the reply to his last.
 Whatever comes otherwise, be it another reply, a half of one, an error, a cancellation, or somebody
 who wants to ride along, ends the short way. It says what it has come to, and the general way
 goes on from there (`Sending`) once it was told the same that it would have seen. Nothing is
-awaited between the two; and the ledger is written on both, in the same steps. So what is known of a
-message is the same at each await, whichever way it takes.
+awaited between the two; and the ledger is written on both, in the same steps, or once, if nobody
+has it before the end. So what is known of a message is the same at each await, whichever way it
+takes.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from dataclasses import dataclass
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._channel import Channel
-from ._clock import Clock
 from ._delivery import Ledger
 from ._envelope import Content, Job, Stream
+from ._letters import Letter
 from ._protocol._body import END, stuffed
 from ._protocol._commands import END_OF_DATA
 from ._protocol._extensions import Extensions
 from ._protocol._folded import Cover, cover_of, is_taken
 from ._protocol._transaction import MAX_FLIGHT
+from ._reply import Reply
 from ._transfer import ONE_WRITE
 from ._turns import Turn
 
@@ -66,26 +68,53 @@ def cover_for(job: Job, content: Content | Stream, extensions: Extensions) -> Co
     """The envelope of a message that is short, and needs no more than that, in front of DATA."""
     if (
         isinstance(content, Stream)
+        or content.whole() is None
         or content.size > ONE_WRITE
-        or len(job.recipients) + 2 > MAX_FLIGHT
         or job.require_all
         or job.mail_parameters
         or job.mail_options
         or job.rcpt_options
-        or not extensions.pipelining
-        or extensions.limits
-        or not is_taken(content, extensions)
+        or not _fits(len(job.recipients), content, extensions)
     ):
         return None
     return cover_of(job.sender, job.recipients)
 
 
+def _fits(recipients: int, content: Content, extensions: Extensions) -> bool:
+    """Whether the server takes the message as it is, behind an envelope in one write."""
+    return (
+        recipients + 2 <= MAX_FLIGHT
+        and extensions.pipelining
+        and not extensions.limits
+        and is_taken(content, extensions)
+    )
+
+
+async def send_letter(channel: Channel, turn: Turn, letter: Letter) -> Reply | Stopped | None:
+    """Send a letter of which nobody knows yet; None, and nothing has happened, if it cannot be."""
+    await checkpoint_if_cancelled()
+    cover, content = letter.cover, letter.content
+    if not (may_go_alone(channel) and _fits(len(cover.keys), content, channel.session.extensions)):
+        return None
+    return await send_alone(channel, turn, cover, content)
+
+
 async def send_alone(
-    channel: Channel, clock: Clock, ledger: Ledger, cover: Cover, content: Content
-) -> Stopped | None:
-    """Send a message; None if the server has taken it, and has said nothing but yes."""
-    session, link, timeouts, keys = channel.session, channel.link, channel.timeouts, cover.keys
-    stream, message = link.stream, b"".join(content.chunks())
+    channel: Channel,
+    turn: Turn,
+    cover: Cover,
+    content: Content,
+    ledger: Ledger | None = None,
+) -> Reply | Stopped:
+    """Send a message; what the server says that has taken it, if it says nothing but yes.
+
+    Without a ledger nobody is told how far it has come, but by what stopped it.
+    """
+    session, link, timeouts, clock = channel.session, channel.link, channel.timeouts, turn.clock
+    assert clock is not None
+    stream, keys, message = link.stream, cover.keys, content.whole()
+    assert message is not None
+    channel.messages += 1
     flight = cover.flight(content, session.extensions, is_behind=False)
     answer: bytes | None = None
     is_handed_over, is_writing = False, True
@@ -104,18 +133,17 @@ async def send_alone(
         if session.broken is not None or channel.turns.is_anybody_next:
             return Stopped(answer, False, False, None)
         clock.start(timeouts.final, END_OF_DATA.shown)
-        ledger.hand_over(keys)
+        if ledger is not None:
+            ledger.hand_over(keys)
         is_handed_over = is_writing = True
         await stream.send(body)
         is_writing = False
-        ledger.bytes_sent += len(message)
+        if ledger is not None:
+            ledger.bytes_sent += len(message)
         heard = await stream.receive()
     except BaseException as error:  # noqa: BLE001 - it is raised where the general way goes on
         return Stopped(answer, is_handed_over, is_writing, error)
-    if (reply := session.only_yes(heard, 1, 2)) is None:
-        return Stopped(answer, True, False, heard)
-    ledger.settle(keys, reply)
-    return None
+    return session.only_yes(heard, 1, 2) or Stopped(answer, True, False, heard)
 
 
 @contextmanager

@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from anyio import lowlevel
 
+from ._alone import send_letter
 from ._channel import Channel
 from ._connection import SMTPConnection, connection_on, retire
-from ._delivery import Ledger
-from ._envelope import Job, Mail
+from ._envelope import Mail
 from ._leases import Again, Leases
+from ._letters import Letter, Letters
 from ._lifecycle import Call, Lifecycle
 from ._mailer import BaseMailer
 from ._many import READ_AHEAD, SendMany, send_many
+from ._parcel import Parcel
 from ._pool import Claim
 from ._protocol._extensions import Extensions
-from ._sending import Sending
+from ._reply import Reply
 from ._settings import Options, settle
 from ._statistics import Statistics, statistics_of
 from ._tasks import task_id
@@ -65,6 +67,8 @@ class SMTP(BaseMailer):
         self._signers = self._settings.signers
         self._retry = self._settings.retry
         self._pause = self._life.pause
+        if self._settings.sends_letters:
+            self._letters = Letters(add_missing_headers=self._add_missing_headers)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[Options]) -> Self:
@@ -221,43 +225,57 @@ class SMTP(BaseMailer):
         self._life.abort("the client was closed")
         await self._leases.abort()
 
-    async def _deliver(self, job: Job, ledger: Ledger) -> None:
+    async def _deliver(self, parcel: Parcel) -> None:
         seconds = self._settings.timeouts.command
         with self._life.call(admitted=True, seconds=seconds) as call:
             again: Again | None = None
             while True:
-                if (again := await self._attempt(call, job, ledger, again)) is None:
+                if (again := await self._attempt(call, parcel, again)) is None:
                     return
                 self._monitor.again(again.reason)
-                ledger.again(recipient.given for recipient in job.recipients)
+                parcel.book.ledger.again(recipient.given for recipient in parcel.job.recipients)
 
-    async def _attempt(
-        self, call: Call, job: Job, ledger: Ledger, again: Again | None
-    ) -> Again | None:
+    async def _attempt(self, call: Call, parcel: Parcel, again: Again | None) -> Again | None:
         """Send once; whether, after a failure that the caller need not see, it is sent again."""
-        ledger.phase = "waiting"
-        leases = self._leases
-        settings, pace = self._settings, leases.pace_of(again)
-        sending = Sending(job, ledger, settings.pipelining, settings.chunking, pace)
-        turn = Turn(call, sending)
+        leases, turn = self._leases, Turn(call)
         claim = leases.lease_now(call, turn) if again is None else None
+        if claim is None or parcel.letter is None:
+            turn.passenger = leases.sending(parcel, again)
         if claim is None:
-            claim = await leases.lease(call, turn, ledger, again=again)
+            claim = await leases.lease(call, turn, parcel.book.ledger, again=again)
         channel = claim.connection
         assert channel is not None
+        reply: Reply | None = None
         try:
             async with channel.turn(turn):
-                if turn.has_boarded or not await sending.go_alone(channel, turn):
-                    await sending.deliver(channel, turn)
+                if parcel.letter is not None:
+                    reply = await self._go_alone(parcel, parcel.letter, channel, turn)
+                if reply is None:
+                    await parcel.sending.send(channel, turn)
         except SMTPException as error:
+            sending = parcel.sending
             if (more := leases.again_after(error, sending, claim, turn, again)) is not None:
                 return more
             raise
         else:
             leases.took_message()
+            if reply is not None:
+                parcel.accept(reply, channel.link.server)
             return None
         finally:
             await leases.give_back(claim)
+
+    async def _go_alone(
+        self, parcel: Parcel, letter: Letter, channel: Channel, turn: Turn
+    ) -> Reply | None:
+        """What the server says that has taken it; None: it goes on as any other message."""
+        end = await send_letter(channel, turn, letter)
+        if isinstance(end, Reply):
+            return end
+        sending = self._leases.sending(parcel, None)
+        if end is not None:
+            sending.catch_up(channel, turn, end)
+        return None
 
 
 class LMTP(SMTP):

@@ -22,12 +22,12 @@ from ._book import raw_content
 from ._channel import Channel
 from ._clock import Clock, Timeouts, timeouts_of
 from ._connect import Link
-from ._delivery import Ledger
-from ._envelope import AddressLike, Job, RawMessage
+from ._envelope import AddressLike, RawMessage
 from ._mailer import BaseMailer
 from ._message import parse_address, parse_sender
 from ._monitor import Monitor
 from ._parameters import REQUIRETLS, says, untyped
+from ._parcel import Parcel
 from ._protocol import _commands
 from ._protocol._commands import Command
 from ._protocol._demands import require_tls
@@ -317,12 +317,12 @@ class SMTPConnection(BaseMailer):
         state = "closed" if self.is_closed else self._channel.session.phase
         return f"<SMTPConnection {link.server}{tls} {state}>"
 
-    async def _deliver(self, job: Job, ledger: Ledger) -> None:
-        sending = Sending(job, ledger, self._pipelining, self._chunking, self._pace)
+    async def _deliver(self, parcel: Parcel) -> None:
+        ledger = parcel.book.ledger
+        sending = Sending(parcel.job, ledger, self._pipelining, self._chunking, self._pace)
 
         async def transact(clock: Clock) -> None:
-            if turn.has_boarded or not await sending.go_alone(self._channel, turn):
-                await sending.deliver(self._channel, turn)
+            await sending.send(self._channel, turn)
 
         turn = Turn(passenger=sending)
         ledger.phase = "waiting"

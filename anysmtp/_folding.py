@@ -17,8 +17,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ._channel import Channel
-from ._item import Item, Letter
+from ._item import Item
 from ._leases import Leases
+from ._letters import Letter
 from ._lifecycle import Call
 from ._onward import Stopped, send_on
 from ._protocol._folded import is_taken, shape_of

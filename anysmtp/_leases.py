@@ -29,6 +29,7 @@ from ._establish import encryption_of, establish
 from ._farewell import close_all, quit_all
 from ._lifecycle import Call, Lifecycle
 from ._monitor import Monitor
+from ._parcel import Parcel
 from ._pool import Claim, Pool
 from ._protocol._extensions import Extensions
 from ._protocol._transaction import MAX_FLIGHT
@@ -210,9 +211,13 @@ class Leases:
         reason = "the server wants fewer connections"
         return Again(reason, turned_away=before.turned_away + 1, believed=believed)
 
-    def pace_of(self, again: Again | None) -> Pace | None:
-        """What a message has to wait for before it begins."""
-        return None if again is not None and again.has_begun else self.pace
+    def sending(self, parcel: Parcel, again: Again | None) -> Sending:
+        """Make what brings a message through a channel; ``again``: why it is sent once more."""
+        settings, ledger = self.settings, parcel.book.ledger
+        pace = None if again is not None and again.has_begun else self.pace
+        ledger.phase = "waiting"
+        parcel.sending = Sending(parcel.job, ledger, settings.pipelining, settings.chunking, pace)
+        return parcel.sending
 
     def offered_in_use(self) -> Extensions | None:
         """What the server offers on a connection that somebody uses, if there is one."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
 
-from ._attempts import Attempts, Retry
+from ._attempts import Retry
 from ._book import Asked, Book, SendOptions, end_before_it_began
 from ._envelope import (
     AddressLike,
@@ -25,16 +25,16 @@ from ._envelope import (
     Receipt,
     Recipients,
 )
+from ._letters import Letter, Letters
 from ._message import parse_recipients, parse_sender
 from ._monitor import Monitor
+from ._parcel import Parcel
 from ._signing import Signer
 from ._sources import SourceFailed
 from .errors import SMTPException
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from ._delivery import Ledger
 
 T = TypeVar("T")
 
@@ -74,6 +74,7 @@ class BaseMailer(ABC):
     _signers: tuple[Signer, ...] = ()
     _add_missing_headers = True
     _retry: Retry | None = None
+    _letters: Letters | None = None
     _pause: Callable[[float], Awaitable[None]] = staticmethod(anyio.sleep)
 
     async def send_message(
@@ -111,12 +112,15 @@ class BaseMailer(ABC):
                     f"a message object is needed, not {type(message).__name__} (sendmail takes "
                     "text and bytes)"
                 )
+            if not options and (letter := self._letter(message, sender, recipients)) is not None:
+                return await self._send_letter(letter)
             asked = self._asked(options, sender, recipients)
-            with self._admitted(), asked.book_for_object(message, self._monitor) as book:
-                job = await book.job_of_object(
-                    message, add_missing_headers=self._add_missing_headers
+            with self._admitted(), Parcel(self._monitor, self._retry) as parcel:
+                book = parcel.open(asked.book_for_object(message, self._monitor))
+                parcel.begin(
+                    await book.job_of_object(message, add_missing_headers=self._add_missing_headers)
                 )
-                return await self._send(book, job)
+                return await self._send(parcel)
         except Exception as error:
             end_before_it_began(options, error)
             raise
@@ -143,10 +147,13 @@ class BaseMailer(ABC):
         """
         try:
             _required(sender, recipients)
+            if not options and (letter := self._letter(message, sender, recipients)) is not None:
+                return await self._send_letter(letter)
             asked = self._asked(options, sender, recipients)
-            with self._admitted(), asked.book(self._monitor) as book:
-                job = await book.job_of_raw(message)
-                return await self._send(book, job)
+            with self._admitted(), Parcel(self._monitor, self._retry) as parcel:
+                book = parcel.open(asked.book(self._monitor))
+                parcel.begin(await book.job_of_raw(message))
+                return await self._send(parcel)
         except Exception as error:
             end_before_it_began(options, error)
             raise
@@ -175,27 +182,35 @@ class BaseMailer(ABC):
             )
         return await book.job_of_raw(mail.message)
 
-    async def _send(self, book: Book, job: Job) -> Receipt:
+    def _letter(
+        self, message: Any, sender: AddressLike | None, recipients: Recipients | None
+    ) -> Letter | None:
+        """The message as a letter, if it is one and may go as one."""
+        return None if self._letters is None else self._letters.letter(message, sender, recipients)
+
+    async def _send_letter(self, letter: Letter) -> Receipt:
+        with self._admitted(), Parcel(self._monitor, self._retry) as parcel:
+            parcel.begin_at_once(letter)
+            return await self._send(parcel)
+
+    async def _send(self, parcel: Parcel) -> Receipt:
         """Send it, in as many transactions and attempts as it takes."""
-        attempts: Attempts | None = None
         while True:
             error: SMTPException | None = None
             failure: BaseException | None = None
             try:
-                await self._deliver(job if attempts is None else attempts.job, book.ledger)
+                await self._deliver(parcel)
             except SMTPException as caught:
                 # The time may be up for a write behind the server's word on the message.
-                if not book.is_settled(job if attempts is None else attempts.job):
+                if not parcel.is_settled:
                     error = caught
             except SourceFailed as failed:
                 failure = failed.error
             if failure is not None:
                 raise failure
-            if attempts is None:
-                if error is None and self._retry is None and not book.ledger.left_over:
-                    # So ends nearly every send.
-                    return book.end(book.ledger.receipt_now())
-                attempts = Attempts(job, book.ledger, self._retry)
+            if parcel.is_accepted:
+                return parcel.delivery.result()
+            book, attempts = parcel.book, parcel.attempts
             if not book.goes_on(attempts, error, is_over=error is not None and self._is_over):
                 return book.close(attempts)
             if attempts.delay:
@@ -203,8 +218,8 @@ class BaseMailer(ABC):
             attempts.begin()
 
     @abstractmethod
-    async def _deliver(self, job: Job, ledger: Ledger) -> None:
-        """Send the job in one transaction, writing what becomes of it in the ledger.
+    async def _deliver(self, parcel: Parcel) -> None:
+        """Send its job in one transaction, writing what becomes of it in its book.
 
         Or raise why nobody has it.
         """

@@ -131,32 +131,37 @@ class Sending:
         channel.messages += 1
         return self._post(transaction.flight(), turn)
 
-    async def go_alone(self, channel: Channel, turn: Turn) -> bool:
+    async def send(self, channel: Channel, turn: Turn) -> None:
+        """Send, by the holder of the turn or as a passenger; or raise the server's refusal."""
+        if self._transaction is not None or not await self._go_alone(channel, turn):
+            await self.deliver(channel, turn)
+
+    async def _go_alone(self, channel: Channel, turn: Turn) -> bool:
         """Send on the short way, as the holder of the turn, if it can; whether that was the end.
 
         If not, nothing has happened, or `deliver` goes on from where it came to. It raises nothing,
         but for a cancellation before it begins.
         """
         await checkpoint_if_cancelled()
-        clock, ledger = turn.clock, self._ledger
+        ledger = self._ledger
         is_usual = self._pipelining == "auto" and self._chunking != "always" and self._pace is None
-        if clock is None or not is_usual or not may_go_alone(channel):
+        if not is_usual or not may_go_alone(channel):
             return False
         content, extensions = self._content, channel.session.extensions
         cover = cover_for(self._job, content, extensions)
         if cover is None or isinstance(content, Stream):
             return False
-        channel.messages += 1
         ledger.phase, ledger.bytes_total = "envelope", content.size
-        stopped = await send_alone(channel, clock, ledger, cover, content)
-        if stopped is None:
-            ledger.server = channel.link.server
-            return True
-        self._catch_up(channel, turn, stopped)
-        return False
+        end = await send_alone(channel, turn, cover, content, ledger)
+        if isinstance(end, Stopped):
+            self.catch_up(channel, turn, end)
+            return False
+        ledger.settle(cover.keys, end)
+        ledger.server = channel.link.server
+        return True
 
     async def deliver(self, channel: Channel, turn: Turn) -> None:
-        """Send, by the holder of the turn or as a passenger; or raise the server's refusal."""
+        """Send on the general way, from where it has come to."""
         failure: SMTPException | None = None
         try:
             if self._transaction is None:
@@ -219,8 +224,8 @@ class Sending:
             is_behind = is_behind or channel.is_owed_to_others(turn)
         await channel.write(flight, is_behind=is_behind)
 
-    def _catch_up(self, channel: Channel, turn: Turn, stopped: Stopped) -> None:
-        """Tell the session what it has missed."""
+    def catch_up(self, channel: Channel, turn: Turn, stopped: Stopped) -> None:
+        """Tell the session, and the ledger, what they have missed."""
         self._stopped = stopped
         with telling(channel, turn):
             transaction = self._plan(channel)
@@ -230,7 +235,7 @@ class Sending:
             if stopped.is_handed_over:
                 self._out = channel.begin_body(self._content.size, transaction.take_final)
                 channel.end_body(self._out, turn)
-                transaction.hand_over()
+                self._is_out(transaction, 0 if stopped.is_torn else self._content.size)
 
     async def _feel(self, channel: Channel, stopped: Stopped) -> None:
         """Raise what has stopped it on the short way, if that was no read."""

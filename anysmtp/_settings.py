@@ -192,6 +192,13 @@ class Settings:
     signers: tuple[Signer, ...]
     observer: Observer | None
 
+    @property
+    def sends_letters(self) -> bool:
+        """Whether a message that asks for nothing more than they do may go as a letter."""
+        is_usual = self.pipelining == "auto" and self.chunking != "always"
+        is_more = self.is_lmtp or self.require_all or self.signers or self.limits.rate is not None
+        return is_usual and not is_more
+
 
 def settle(hostname: str, port: int | None, options: Options, *, is_lmtp: bool = False) -> Settings:
     """Check the options, and work out what depends on what."""

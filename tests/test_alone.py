@@ -6,6 +6,7 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email import message_from_bytes
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -15,9 +16,10 @@ from anyio.abc import ByteStreamConnectable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anysmtp import SMTP, Delivery, SMTPException
-from anysmtp import _sending as sending
+from anysmtp import SMTP, Delivery, SMTPException, _alone, _sending
 from anysmtp._alone import may_go_alone, send_alone
+from anysmtp._reply import Reply
+from anysmtp.events import Event, MessageEvent
 from anysmtp.testing import ScriptedServer
 from support.clients import deliver, on_memory
 from support.ready_wire import ReadyWire
@@ -25,6 +27,7 @@ from support.ready_wire import ReadyWire
 BACKENDS = ["asyncio", "trio"] if find_spec("trio") is not None else ["asyncio"]
 SENDER = "a@x.test"
 RAW = b"Subject: hi\r\n\r\n.hello\r\n"
+OBJECT = message_from_bytes(b"From: a@x.test\r\nDate: x\r\nMessage-ID: <1@x.test>\r\n" + RAW)
 HELLO = b"250-mail.x.test\r\n250-PIPELINING\r\n250-SIZE\r\n250-8BITMIME\r\n250 CHUNKING\r\n"
 
 
@@ -46,6 +49,11 @@ class Plan:
     """The await of the wire at which the stream fails."""
     is_closed: bool = False
     """Whether that is by its end, and not by a reset."""
+    is_known: bool = True
+    """Whether the caller has a Delivery of it; else nothing need be written before the end."""
+    is_observed: bool = True
+    is_object: bool = False
+    """Whether it is a message object, and not a raw message."""
 
 
 @dataclass
@@ -95,7 +103,8 @@ class Wire(ReadyWire):
             raise anyio.ClosedResourceError
         if not self.is_tried:
             return
-        self.seen.append(known(self.delivery))
+        if self.plan.is_known:
+            self.seen.append(known(self.delivery))
         self.awaits += 1
         if self.awaits == self.plan.lost_at:
             self.is_gone = True
@@ -121,16 +130,21 @@ class House(ByteStreamConnectable):
 def told(error: BaseException) -> object:
     """What a caller can see of a failure."""
     details: dict[str, Any] = {}
+    if not isinstance(error, Exception):
+        # What a cancellation says differs from scope to scope.
+        return type(error)
     if isinstance(error, SMTPException):
         names = ("outcome", "command", "reply", "server", "connection_closed", "recipients")
         details = {name: getattr(error, name, None) for name in names}
+        details["delivery"] = error.delivery and known(error.delivery)
     return type(error), str(error), type(error.__cause__), details
 
 
-def known(delivery: Delivery[None]) -> object:
+def known(delivery: Delivery[Any]) -> object:
     """What a Delivery says now."""
     facts = (dict(delivery.accepted), dict(delivery.refused), delivery.in_doubt, delivery.not_sent)
-    return facts, delivery.bytes_sent, delivery.bytes_total, delivery.phase
+    about = delivery.bytes_sent, delivery.bytes_total, delivery.message_id, delivery.outcome
+    return facts, about, delivery.phase, delivery.retry_recipients, delivery.may_retry
 
 
 async def run(plan: Plan, options: dict[str, Any]) -> object:
@@ -140,10 +154,23 @@ async def run(plan: Plan, options: dict[str, Any]) -> object:
     house = House(plan, scope, delivery)
     recipients = [f"r{number}@x.test" for number in range(plan.recipients)]
     ends: list[object] = []
+
+    def observe(event: Event) -> None:
+        error = None if event.error is None else told(event.error)
+        if isinstance(event, MessageEvent):
+            about = event.outcome, event.octets, event.accepted, event.refused
+            ends.append((about, error, known(event.delivery)))
+        else:
+            ends.append((type(event), error))
+
+    if plan.is_observed:
+        options["observer"] = observe
     smtp = SMTP("mail.x.test", tls="off", local_hostname="me", connectable=house, **options)
 
     async def send(**more: Any) -> object:
         try:
+            if plan.is_object:
+                return await smtp.send_message(OBJECT, recipients=recipients, **more)
             return await smtp.sendmail(SENDER, recipients, RAW, **more)
         except SMTPException as error:
             return told(error)
@@ -152,7 +179,7 @@ async def run(plan: Plan, options: dict[str, Any]) -> object:
         ends.append(await send())
         house.wires[0].is_tried = True
         with scope:
-            ends.append(await send(delivery=delivery))
+            ends.append(await (send(delivery=delivery) if plan.is_known else send()))
         for wire in house.wires:
             wire.is_tried = False
         ends.append(scope.cancelled_caught)
@@ -174,26 +201,27 @@ class Ways:
 
     async def send(self, *arguments: Any) -> Any:
         self.taken += 1
-        stopped = await cast("Any", send_alone)(*arguments)
-        self.ended += stopped is None
-        return stopped
+        end = await cast("Any", send_alone)(*arguments)
+        self.ended += isinstance(end, Reply)
+        return end
 
 
 @contextmanager
 def watched() -> Generator[Ways]:
     ways = Ways()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sending, "may_go_alone", ways.may_go)
-        patch.setattr(sending, "send_alone", ways.send)
+        for module in (_alone, _sending):
+            patch.setattr(module, "may_go_alone", ways.may_go)
+            patch.setattr(module, "send_alone", ways.send)
         yield ways
 
 
 def check(plan: Plan, backend: str = "asyncio", **options: Any) -> Ways:
     """Both ways come to the same."""
     with watched() as ways:
-        short = anyio.run(run, plan, options, backend=backend)
+        short = anyio.run(run, plan, {**options}, backend=backend)
         ways.is_open = False
-        assert anyio.run(run, plan, options, backend=backend) == short
+        assert anyio.run(run, plan, {**options}, backend=backend) == short
     return ways
 
 
@@ -228,6 +256,9 @@ def plans(draw: st.DrawFn) -> Plan:
         is_late=draw(st.booleans()),
         lost_at=None if is_stopped else place,
         is_closed=draw(st.booleans()),
+        is_known=draw(st.booleans()),
+        is_observed=draw(st.booleans()),
+        is_object=draw(st.booleans()),
     )
 
 
@@ -237,15 +268,19 @@ def test_both_ways_come_to_the_same(plan: Plan, backend: str) -> None:
     check(plan, backend)
 
 
-def test_a_message_to_which_the_server_says_yes_goes_the_short_way() -> None:
-    ways = check(Plan())
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_message_to_which_the_server_says_yes_goes_the_short_way(is_known: bool) -> None:
+    ways = check(Plan(is_known=is_known))
     assert (ways.taken, ways.ended) == (3, 3)
 
 
 @pytest.mark.parametrize("stop_at", range(1, 5))
 @pytest.mark.parametrize("is_late", [False, True])
-def test_one_that_is_stopped_at_any_await_is_known_as_well(stop_at: int, is_late: bool) -> None:
-    check(Plan(stop_at=stop_at, is_late=is_late))
+@pytest.mark.parametrize("is_known", [False, True])
+def test_one_that_is_stopped_at_any_await_is_known_as_well(
+    stop_at: int, is_late: bool, is_known: bool
+) -> None:
+    check(Plan(stop_at=stop_at, is_late=is_late, is_known=is_known))
 
 
 OTHERS: dict[str, dict[str, Any]] = {

@@ -8,8 +8,16 @@ import anyio
 import pytest
 from anyio.abc import ByteStream, ByteStreamConnectable
 
-from anysmtp import SMTP, Envelope, Limits, Mail, SMTPTimeoutError, Timeouts
-from anysmtp import _sending as sending
+from anysmtp import (
+    SMTP,
+    Envelope,
+    Limits,
+    Mail,
+    SMTPTimeoutError,
+    Timeouts,
+    _alone,
+    _sending,
+)
 from anysmtp._folding import Folding
 from support.virtual_time import virtual_time
 
@@ -33,7 +41,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     def nobody(_: object) -> None: ...
 
     if request.param == "general":
-        monkeypatch.setattr(sending, "may_go_alone", nobody)
+        for module in (_alone, _sending):
+            monkeypatch.setattr(module, "may_go_alone", nobody)
         monkeypatch.setattr(Folding, "next_alone", nobody)
 
 

@@ -19,7 +19,7 @@ from anysmtp._intake import Intake
 from anysmtp._item import Item
 from anysmtp._mailer import BaseMailer
 from anysmtp._message import _prepare
-from anysmtp._protocol._transaction import EAGER_SIZE
+from anysmtp._transfer import ONE_WRITE
 from anysmtp.testing import ScriptedServer
 from support.clients import on_memory
 
@@ -147,7 +147,7 @@ async def test_a_message_object_may_be_changed_once_it_was_taken() -> None:
 @pytest.mark.parametrize(
     "mail",
     [
-        with_text("x" * EAGER_SIZE + "\n", cte="base64"),
+        with_text("x" * ONE_WRITE + "\n", cte="base64"),
         with_text("gr\xfc\xdfe\n", cte="8bit"),
         changed(Subject="gr\xfc\xdfe"),
         Mail(letter(), Envelope(priority=1)),

@@ -23,11 +23,11 @@ from anyio.lowlevel import checkpoint
 
 from .. import SMTP, Delivery, Extensions, Mail, Reply, Retry, SendMany, SendOptions
 from .._book import Asked, Book
-from .._delivery import Ledger, ledger_of
-from .._envelope import Job
+from .._delivery import ledger_of
 from .._lifecycle import Lifecycle
 from .._mailer import BaseMailer
 from .._monitor import Monitor
+from .._parcel import Parcel
 from .._protocol._demands import needs_downgrade, takes_8bit
 from .._protocol._transaction import Transaction
 from .._sources import read_whole
@@ -224,9 +224,10 @@ class Outbox(BaseMailer, Sequence[Sent]):
         delivery = Delivery[Any](key=getattr(mail, "key", None))
         ledger = ledger_of(delivery)
         try:
-            with self._opened(mail, delivery) as book:
-                job = await self._entered(mail, book)
-                await self._send(book, job)
+            with Parcel(self._monitor, self._retry) as parcel:
+                book = parcel.open(self._book_of(mail, delivery))
+                parcel.begin(await self._entered(mail, book))
+                await self._send(parcel)
         except NO_CONNECTION as error:
             # What has become of a recipient all the same has to be told.
             if not any(ledger.keys(what) for what in ("accepted", "refused", "in_doubt")):
@@ -235,7 +236,7 @@ class Outbox(BaseMailer, Sequence[Sent]):
             ledger.finish(error)
         return delivery
 
-    def _opened(self, mail: Any, delivery: Delivery[Any]) -> Book:
+    def _book_of(self, mail: Any, delivery: Delivery[Any]) -> Book:
         if not isinstance(mail, Mail):
             raise TypeError(f"a mail is a message object or a Mail, not {type(mail).__name__}")
         options: SendOptions = {"envelope": mail.envelope, "delivery": delivery}
@@ -244,7 +245,8 @@ class Outbox(BaseMailer, Sequence[Sent]):
             return asked.book_for_object(mail.message, self._monitor)
         return asked.book(self._monitor)
 
-    async def _deliver(self, job: Job, ledger: Ledger) -> None:
+    async def _deliver(self, parcel: Parcel) -> None:
+        job, ledger = parcel.job, parcel.book.ledger
         fault = self._faults.popleft() if self._faults else NOTHING
         await checkpoint()
         await fault.happen("connecting")

@@ -1,0 +1,114 @@
+"""Short messages that ask for nothing but addresses: made ready in one step.
+
+Most messages are that. One is read, checked and written at once, to the octets that it would have
+by the way that is open to all (`_book`), and needs no job of its own. Whatever is wrong with a
+message, or may be more than plain, is left to that way, which says so. Raw messages mostly have the
+envelope of the one before, or one that differs in its recipient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from email.message import Message
+from typing import Any, NamedTuple, cast
+
+from ._envelope import Content
+from ._message import RawContent, parse_recipients, parse_sender, read_plain
+from ._protocol._folded import Cover, cover_of
+from ._transfer import ONE_WRITE
+
+
+class Letter(NamedTuple):
+    """A short message that asks for nothing but addresses."""
+
+    cover: Cover
+    content: Content
+    whole: bytes
+    message_id: str | None
+
+
+class Letters:
+    """Makes letters of messages."""
+
+    def __init__(self, *, add_missing_headers: bool) -> None:
+        self._add_missing_headers = add_missing_headers
+        # The last addresses of a raw message, as they were then, and what they came to.
+        self._sender: str | None = None
+        self._recipients: object = None
+        self._cover: Cover | None = None
+
+    def letter(self, message: Any, sender: Any, recipients: Any) -> Letter | None:
+        """The message as one, if it is short and plain, and nothing is wrong with it.
+
+        What is not given of a message object's sender and recipients comes from its header fields.
+        """
+        try:
+            if type(message) in (bytes, str):
+                return self._of_raw(message, sender, recipients)
+            if isinstance(message, Message):
+                return self._of_object(cast("Message", message), sender, recipients)
+        except Exception:  # noqa: BLE001 - whoever looks again raises it for this message
+            return None
+        return None
+
+    def _of_raw(self, message: bytes | str, sender: object, recipients: object) -> Letter | None:
+        if not 0 < len(message) <= ONE_WRITE:
+            return None
+        if sender == self._sender and recipients == self._recipients:
+            cover = self._cover
+        else:
+            cover = self._cover_of(sender, recipients)
+        if cover is None:
+            return None
+        content = RawContent(message)
+        whole = content.whole()
+        if whole is None or content.size > ONE_WRITE or content.has_long_lines:
+            return None
+        return Letter(cover, content, whole, content.message_id())
+
+    def _of_object(self, message: Message, sender: Any, recipients: object) -> Letter | None:
+        named = _texts(recipients)
+        if not named and recipients is not None:
+            # It may be something that can be read only once.
+            return None
+        if (plain := read_plain(message)) is None:
+            return None
+        mailbox = plain.sender() if sender is None else parse_sender(sender)
+        cover = cover_of(mailbox, parse_recipients(named) if named else plain.recipients())
+        if cover is None:
+            return None
+        written = plain.written(mailbox, add_missing_headers=self._add_missing_headers)
+        if written is None or written[0].size > ONE_WRITE:
+            return None
+        content, message_id = written
+        return Letter(cover, content, content.whole(), message_id)
+
+    def _cover_of(self, sender: object, recipients: object) -> Cover | None:
+        """The envelope of a raw message parsed, if there is nothing but text in it.
+
+        ValueError for what is wrong with it.
+        """
+        self._sender, self._cover = None, None
+        named = _texts(recipients)
+        if not (isinstance(sender, str) and named):
+            return None
+        cover = cover_of(parse_sender(sender), parse_recipients(named))
+        # A list may be another one the next time.
+        self._recipients = named if isinstance(recipients, list) else recipients
+        self._sender, self._cover = sender, cover
+        return cover
+
+
+def _texts(recipients: object) -> list[str]:
+    """Addresses that are text, and nothing else; none for any other kind.
+
+    A list of a class of the caller's own may be one that can be read only once.
+    """
+    if isinstance(recipients, str):
+        return [recipients]
+    if type(recipients) not in (list, tuple):
+        return []
+    found: list[str] = [
+        each for each in cast("Sequence[object]", recipients) if isinstance(each, str)
+    ]
+    return found if len(found) == len(cast("Sequence[object]", recipients)) else []

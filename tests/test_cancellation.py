@@ -18,7 +18,7 @@ import pytest
 
 from anysmtp import SMTP, Delivery, Limits, Retry, SMTPServerDisconnected
 from anysmtp.testing import DEFAULT_KEYWORDS, DROP
-from support.bench import LARGE, SMALL, TRANSPORTS, Bench, Transport, send
+from support.bench import LARGE, SMALL, TRANSPORTS, Bench, Seen, Transport, send
 from support.cancel import How, cancel_at, hows
 from support.fixtures import Tally
 from support.leaks import no_leaks
@@ -47,11 +47,11 @@ with_and_without_tls = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
-@pytest.mark.parametrize("reused", [False, True], ids=["fresh", "reused"])
+@pytest.mark.parametrize("kind", ["fresh", "reused", "reused, without a Delivery"])
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_stopping_a_send_at_any_await_harms_nobody(
     transport: Transport,
-    reused: bool,
+    kind: str,
     size: int,
     cancel_how: How,
     certificates: Certificates,
@@ -61,16 +61,20 @@ async def test_stopping_a_send_at_any_await_harms_nobody(
     async with Bench(transport, certificates) as bench, no_leaks():
         for k in range(1, BOUND):
             subject = f"stopped at {k}"
-            delivery = deliveries[subject] = Delivery()
-            async with bench.client() as smtp:
-                if reused:
+            given = None if "without" in kind else Delivery()
+            seen = Seen()
+            async with bench.client(observer=seen) as smtp:
+                if kind != "fresh":
                     await smtp.connect()
 
                 async def stopped() -> None:
-                    await send(smtp, subject, size, delivery)  # noqa: B023 - called at once
+                    await send(smtp, subject, size, given)  # noqa: B023 - called at once
 
                 ended = await cancel_at(k, cancel_how, stopped)
                 ended.unwrap()
+                (delivery,) = seen.deliveries
+                assert given in (None, delivery)
+                deliveries[subject] = delivery
                 if ended.how == "finished":
                     assert delivery.outcome == "accepted"
                 await send(smtp, f"after {k}")

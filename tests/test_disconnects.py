@@ -23,7 +23,7 @@ from anysmtp import (
 )
 from anysmtp.testing import DEFAULT_KEYWORDS, Transcript
 from anysmtp.testing._wire import Close
-from support.bench import LARGE, SMALL, Bench, Transport, send, subject_of
+from support.bench import LARGE, SMALL, Bench, Seen, Transport, send, subject_of
 from support.fixtures import Tally
 from support.leaks import no_leaks
 from support.many import mail
@@ -43,7 +43,13 @@ CHUNKING = (*DEFAULT_KEYWORDS, "CHUNKING")
 
 
 async def _send_cut(
-    bench: Bench, subject: str, delivery: Delivery[None], size: int = SMALL, *, warm: bool = False
+    bench: Bench,
+    subject: str,
+    delivery: Delivery[None] | None,
+    size: int = SMALL,
+    *,
+    warm: bool = False,
+    **options: Any,
 ) -> tuple[SMTPException | None, bool]:
     """Send on a connection that gives out; what that raised, and whether it came to it.
 
@@ -51,7 +57,7 @@ async def _send_cut(
     """
     error = None
     before = len(bench.server.connections)
-    async with bench.client() as smtp:
+    async with bench.client(**options) as smtp:
         try:
             if warm:
                 await smtp.connect()
@@ -149,9 +155,10 @@ async def test_an_encrypted_connection_cut_on_the_wire(
     assert SMTPTLSError in kinds
 
 
+@pytest.mark.parametrize("is_given", [True, False], ids=["a Delivery", "without one"])
 @pytest.mark.parametrize("how", HOWS)
 async def test_a_reused_connection_that_is_cut_is_replaced_unless_the_message_left(
-    how: Close, certificates: Certificates, tally: Tally
+    how: Close, is_given: bool, certificates: Certificates, tally: Tally
 ) -> None:
     outcomes: list[str | None] = []
     deliveries: dict[str, Delivery[None]] = {}
@@ -161,9 +168,12 @@ async def test_a_reused_connection_that_is_cut_is_replaced_unless_the_message_le
         ready = bench.server.connections[0].sent - len(GOODBYE)
         for count in range(1, BOUND, EACH):
             subject = f"cut at {count}"
-            delivery = deliveries[subject] = Delivery()
+            given, seen = Delivery() if is_given else None, Seen()
             bench.server.cut_after(ready + count, how, connections=1)
-            error, is_cut = await _send_cut(bench, subject, delivery, warm=True)
+            error, is_cut = await _send_cut(bench, subject, given, warm=True, observer=seen)
+            delivery = deliveries[subject] = seen.deliveries[0]
+            assert given in (None, delivery)
+            assert error is None or error.delivery is delivery
             outcomes.append(delivery.outcome)
             # Before the message has left, the cut is not seen at all.
             assert (error is None) == (delivery.outcome == "accepted")

@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 from anyio.lowlevel import checkpoint
 
-from anysmtp import SMTP, Delivery, Receipt
+from anysmtp import SMTP, Delivery, Receipt, SendOptions
+from anysmtp.events import Event, MessageEvent
 from anysmtp.testing import DEFAULT_KEYWORDS, Answer, ScriptedServer, Sent
 
 from .tls import Certificates
@@ -112,9 +113,21 @@ class Bench:
 async def send(
     smtp: SMTP, subject: str, size: int = SMALL, delivery: Delivery[Any] | None = None
 ) -> Receipt:
-    receipt = await smtp.sendmail("a@x.test", RECIPIENTS, message(subject, size), delivery=delivery)
+    options: SendOptions = {} if delivery is None else {"delivery": delivery}
+    receipt = await smtp.sendmail("a@x.test", RECIPIENTS, message(subject, size), **options)
     assert receipt.reply.text == f"2.0.0 {subject}", "the reply to another message"
     return receipt
+
+
+class Seen:
+    """An observer: what has become of each message, also of those without a Delivery."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery[Any]] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, MessageEvent):
+            self.deliveries.append(event.delivery)
 
 
 def message(subject: str, size: int = SMALL) -> bytes:

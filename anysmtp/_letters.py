@@ -88,7 +88,6 @@ class Letters:
 
         ValueError for what is wrong with it.
         """
-        self._sender, self._cover = None, None
         named = _texts(recipients)
         if not (isinstance(sender, str) and named):
             return None

@@ -21,7 +21,9 @@ from anysmtp._alone import may_go_alone, send_alone
 from anysmtp._reply import Reply
 from anysmtp.events import Event, MessageEvent
 from anysmtp.testing import ScriptedServer
+from support.bench import Seen
 from support.clients import deliver, on_memory
+from support.logs import looking_at_the_log
 from support.ready_wire import ReadyWire
 
 BACKENDS = ["asyncio", "trio"] if find_spec("trio") is not None else ["asyncio"]
@@ -42,7 +44,7 @@ class Plan:
     cuts: tuple[int, ...] = ()
     """Where what it says is cut."""
     stop_at: int | None = None
-    """The await of the wire at which the caller is cancelled."""
+    """The await of the wire at which the caller is cancelled; 0: before it is sent."""
     is_late: bool = False
     """Whether that await comes to its end all the same."""
     lost_at: int | None = None
@@ -179,6 +181,8 @@ async def run(plan: Plan, options: dict[str, Any]) -> object:
         ends.append(await send())
         house.wires[0].is_tried = True
         with scope:
+            if plan.stop_at == 0:
+                scope.cancel()
             ends.append(await (send(delivery=delivery) if plan.is_known else send()))
         for wire in house.wires:
             wire.is_tried = False
@@ -274,7 +278,7 @@ def test_a_message_to_which_the_server_says_yes_goes_the_short_way(is_known: boo
     assert (ways.taken, ways.ended) == (3, 3)
 
 
-@pytest.mark.parametrize("stop_at", range(1, 5))
+@pytest.mark.parametrize("stop_at", range(5))
 @pytest.mark.parametrize("is_late", [False, True])
 @pytest.mark.parametrize("is_known", [False, True])
 def test_one_that_is_stopped_at_any_await_is_known_as_well(
@@ -298,6 +302,39 @@ async def test_what_is_asked_for_otherwise_does_not_go_it(options: dict[str, Any
         async with ScriptedServer() as server, on_memory(server, **options) as smtp:
             await deliver(smtp)
     assert ways.taken == 0
+
+
+@pytest.mark.anyio
+async def test_one_that_is_cancelled_before_it_begins_is_told_of() -> None:
+    seen = Seen()
+    async with ScriptedServer() as server, on_memory(server, observer=seen) as smtp:
+        await smtp.connect()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await deliver(smtp)
+        assert [each.outcome for each in seen.deliveries] == ["not_sent"]
+        assert smtp.statistics().messages_not_sent == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("options", [{}, {"require_all": False}], ids=["a letter", "more"])
+async def test_what_a_log_raises_is_the_callers(options: dict[str, Any]) -> None:
+    """The server has the message, and nobody is told anything else."""
+
+    def fail(line: str) -> None:
+        if " accepted " in line:
+            raise ZeroDivisionError
+
+    seen = Seen()
+    async with ScriptedServer() as server, on_memory(server, observer=seen) as smtp:
+        await smtp.connect()
+        with watched() as ways, looking_at_the_log(fail), pytest.raises(ZeroDivisionError):
+            await deliver(smtp, **options)
+        assert ways.ended == 1
+        assert seen.deliveries == []
+        await deliver(smtp)
+    assert [each.outcome for each in seen.deliveries] == ["accepted"]
+    assert len(server.messages) == 2
 
 
 @pytest.mark.anyio

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 from .._grammar import FIELD_NAME
 from ._by_package import folded_by_package, wire_policy
 from ._content import text_with_crlf
-from ._trees import text_of_tree
+from ._trees import folded_tree, text_of_tree
 
 Head: TypeAlias = tuple[str, object, object]
 """A header section, and the values of Content-Type and Content-Transfer-Encoding in it."""
@@ -83,6 +83,15 @@ _WRITTEN: dict[tuple[type, ...], str] = {
 # The classes that are made for header values are of this module; a user's are of his.
 _REGISTRY = registry.__name__
 
+# Fields of addresses and of words that are broken between them, and behind the name.
+_SAMPLES = (
+    ("To", ", ".join(f"Some One <one{number}@x.example>, a@x.example" for number in range(9))),
+    ("To", f"{'a' * 44}@x.example, {'b' * 10}@x.example"),
+    ("Subject", " ".join("x" * number for number in range(1, 20))),
+    ("Subject", f"{'x' * 44} {'y' * 27}"),
+)
+_HEADER_OF = registry.HeaderRegistry()
+
 # A value that was parsed from several lines, none of which is blank or ends in white space.
 _FOLDED = re.compile(r"(?:[\t -~]*[!-~])?(?:\r?\n[ \t]+(?:[!-~][\t -~]*)?[!-~])+|[\t -~]*")
 
@@ -129,16 +138,13 @@ def head_of(part: Message, style: Style) -> Head:
             text, limit = value, source_length
         else:
             text, limit = text_of_object(name, value, is_modern), length
-        if (
-            text is not None
-            and len(name) + len(text) + 2 <= limit
-            and text.isascii()
-            and text.isprintable()
-            and _is_field_name(name)
-        ):
+        if text is None or not (text.isascii() and text.isprintable() and _is_field_name(name)):
+            lines.append(_other_lines(name, value, style))
+        elif len(name) + len(text) + 2 <= limit:
             lines.append(f"{name}: {text}\r\n")
         else:
-            lines.append(_other_lines(name, value, style))
+            folded = folded_object(name, value, text, style)
+            lines.append(f"{folded}\r\n" if folded else _other_lines(name, value, style))
         # Most names are told apart by their first letter.
         if name[:1] in "cC":
             key = name.lower()
@@ -177,6 +183,33 @@ def text_of_object(name: str, value: object, is_modern: bool) -> str | None:
     if written is _AS_DATE and state["_datetime"] is None:
         return None
     return text
+
+
+def folded_object(name: str, value: Any, text: str, style: Style) -> str | None:
+    """A header object that is too long for one line, on several, without the last line end.
+
+    ``text`` is what `text_of_object` has for it. None where it cannot be shown how the package
+    writes it.
+    """
+    if type(value) is str or not style.is_modern or not _folds_as_usual(style):
+        return None
+    return _folded(name, value, text, style)
+
+
+def _folded(name: str, value: Any, text: str, style: Style) -> str | None:
+    lines = folded_tree(name, value.__dict__["_parse_tree"], text, style.length)
+    return None if lines is None else "\r\n".join(lines)
+
+
+@lru_cache(maxsize=64)
+def _folds_as_usual(style: Style) -> bool:
+    """Whether this Python breaks fields as is done here."""
+    for name, sample in _SAMPLES:
+        value = _HEADER_OF(name, sample)
+        written = folded_by_package(name, value, style.policy, utf8=style.utf8)
+        if written != f"{_folded(name, value, sample, style)}\r\n":
+            return False
+    return True
 
 
 @lru_cache(maxsize=1024)

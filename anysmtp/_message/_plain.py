@@ -5,7 +5,8 @@ these one look at each field gives the envelope and the octets, where `_headers`
 `_serialise` look at it a dozen times. A message is plain if it shows that
 
 - the generator would find in it what is found here, as `written_by_hand` has it;
-- each field is one line of printable ASCII that its policy writes as it stands;
+- each field is one line of printable ASCII that its policy writes as it stands, or addresses or
+  words that it breaks between them;
 - the addresses in it are written as they are read: without comments, for instance;
 - none of its fields resends it, and none that means something here occurs twice;
 - its body is one part of ASCII without a line that is too long, in an encoding that says so;
@@ -28,7 +29,7 @@ from .._grammar import FIELD_NAME
 from ._addresses import parse_list, unique
 from ._by_hand import ENCODINGS, is_known, is_leaf, is_parsed_as_usual
 from ._content import CHUNK, PlainContent
-from ._head import Style, Unproven, style_of, text_of_object
+from ._head import Style, Unproven, folded_object, style_of, text_of_object
 from ._headers import RESENT_FIELDS, recipients_of, sender_of
 from ._lines import MAX_LINE, has_long_line
 from ._prepare import date_of, new_message_id
@@ -110,24 +111,28 @@ def read_plain(message: Message) -> Plain | None:
     survey = _survey(state["_headers"], style)
     if survey is None:
         return None
-    lines, found = survey
+    lines, found, folded = survey
     head = "".join(lines)
     is_small = len(head) + len(payload) <= CHUNK
     if not (is_small and head.isascii() and head.isprintable() and _is_carried(state, found)):
         return None
+    for place, text in folded.items():
+        lines[place] = text
     return Plain(message, lines, found, min(style.source_length, MAX_LINE), payload)
 
 
 def _survey(
     fields: Iterable[tuple[str, object]], style: Style
-) -> tuple[list[str], dict[str, str]] | None:
-    """The lines of a header section without Bcc, and what is in the fields that mean something.
+) -> tuple[list[str], dict[str, str], dict[int, str]] | None:
+    """The fields of a header section without Bcc, what is in those that mean something, and how
+    those are written that do not fit on a line.
 
     None if they are not plain; that they are printable is for the caller to see.
     """
     _, is_modern, length, source_length, _ = style
     lines: list[str] = []
     found: dict[str, str] = {}
+    folded: dict[int, str] = {}
     for name, value in fields:
         start, key = _known(name)
         text: str | None
@@ -139,17 +144,22 @@ def _survey(
             text, limit = text_of_object(name, value, is_modern), length
         if start is None or text is None:
             return None
-        line = start + text
-        if len(line) > limit or len(line) > MAX_LINE:
-            return None
         if key is not None:
             if key in found or (key in _ADDRESSES and text != value):
                 return None
             found[key] = text
             if key == "bcc":
                 continue
+        line = start + text
+        if len(line) > limit:
+            written = folded_object(name, value, text, style)
+            if written is None:
+                return None
+            folded[len(lines)] = written
+        elif len(line) > MAX_LINE:
+            return None
         lines.append(line)
-    return lines, found
+    return lines, found, folded
 
 
 @lru_cache(maxsize=1024)

@@ -1,8 +1,12 @@
 """What the email package writes of an address field that it has parsed.
 
 That is the text of the parse tree, as long as there is none in it but tokens whose text is that of
-what they consist of. Nearly all fields hold one mailbox, ``a@x.example`` or ``Name <a@x.example>``,
-whose tree always has the same shape: this is looked for first, and any other is walked.
+what they consist of. Nearly all fields hold mailboxes like ``a@x.example`` or ``Name
+<a@x.example>``, whose tree always has the same shape: this is looked for first, and any other is
+walked.
+
+A field that is too long for one line is broken between addresses where each of them fits on one;
+and so is one of words.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ _TOKEN_LISTS = frozenset(
     and kind is not tokens.EncodedWord
 )
 _TERMINALS = frozenset((tokens.Terminal, tokens.ValueTerminal, tokens.WhiteSpaceTerminal))
-_FRAME = (tokens.AddressList, tokens.Address, tokens.Mailbox)
+_FRAME = (tokens.Address, tokens.Mailbox)
 _DOTTED = (tokens.DotAtomText, tokens.ValueTerminal, tokens.DotAtomText)
 
 
@@ -33,21 +37,77 @@ class _Unusual(Exception):
 def text_of_tree(tree: Any) -> str | None:
     """The text as it is written; None where that is not known."""
     try:
-        return "".join(_text_of_one(tree))
+        return "".join(_text_of_all(tree))
     except (_Unusual, ValueError, TypeError):
         found: list[str] = []
         return "".join(found) if _collect(tree, found) else None
 
 
-def _text_of_one(tree: Any) -> list[str]:
-    """The pieces of a field with one mailbox.
+def folded_tree(name: str, tree: Any, text: str, length: int) -> list[str] | None:
+    """The lines of a field of this text that does not fit on one of so many characters.
+
+    It is broken between addresses or words. None where one of them does not fit on a line either,
+    and where it is not known how the package writes it.
+    """
+    pieces = _pieces(tree, text)
+    if pieces is None:
+        return None
+    if len(text) < length:
+        return [f"{name}:", f" {text}"]
+    lines, line = list[str](), f"{name}: "
+    for piece in pieces:
+        if len(line) + len(piece) <= length:
+            line += piece
+        elif piece == "," and line[-1] not in " \t":
+            # It is not parted from its address.
+            line += piece
+        elif len(piece) >= length or piece == ",":
+            return None
+        elif line[-1] in " \t":
+            lines.append(line[:-1])
+            line = line[-1] + piece
+        elif piece[0] in " \t":
+            lines.append(line)
+            line = piece
+        else:
+            return None
+    return [*lines, line]
+
+
+def _pieces(tree: Any, text: str) -> list[str] | None:
+    """What a field is put together from, none of which is parted where it fits on a line."""
+    if tree.__class__ is tokens.UnstructuredTokenList:
+        return [*tree] if {*map(type, tree)} <= _TERMINALS and "".join(tree) == text else None
+    addresses = text.split(",")
+    if tree.__class__ is not tokens.AddressList or len(tree) != 2 * len(addresses) - 1:
+        # There may be a comma in an address, or nothing between two.
+        return None
+    if {*map(type, tree[::2])} != {tokens.Address} or {*tree[1::2]} != {","} or "" in addresses:
+        return None
+    return [piece for address in addresses for piece in (address, ",")][:-1]
+
+
+def _text_of_all(tree: Any) -> list[str]:
+    """The pieces of a field of mailboxes.
 
     _Unusual or ValueError for any other; or something among them that is no str.
     """
-    (address,) = tree
+    if tree.__class__ is not tokens.AddressList:
+        raise _Unusual
+    found: list[str] = []
+    for token in tree:
+        if token.__class__ in _TERMINALS:
+            found.append(token)
+        else:
+            found += _text_of_one(token)
+    return found
+
+
+def _text_of_one(address: Any) -> list[str]:
+    """The pieces of one mailbox."""
     (mailbox,) = address
     (inner,) = mailbox
-    if (tree.__class__, address.__class__, mailbox.__class__) != _FRAME:
+    if (address.__class__, mailbox.__class__) != _FRAME:
         raise _Unusual
     has_brackets = inner.__class__ is tokens.NameAddr
     if not has_brackets:

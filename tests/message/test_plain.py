@@ -50,6 +50,7 @@ def octets(message: Message, sender: str = "me@z.example") -> tuple[bytes, str |
     return written[0].whole(), written[1]
 
 
+MANY = ", ".join(f"Some One <one{number}@x.example>" for number in range(9))
 SOURCE = "".join(f"{name}: {value}\n" for name, value in FIELDS.items())
 
 
@@ -74,6 +75,11 @@ def encoded() -> Message:
         made(policy=email.policy.SMTP),
         encoded(),
         made(DKIM_Signature="v=1; a=rsa-sha256; b=abc="),
+        *(
+            made(Subject="word " * 20),
+            made(Reply_To=MANY),
+            made(Bcc=", ".join(["Bob <bob@y.example>"] * 9)),
+        ),
         made(Received="from a by b"),
         parsed(f"{SOURCE}\ntext\n"),
         parsed(f"{SOURCE}Content-Type: text/html\nReceived: a\nReceived: b\n\ntext"),
@@ -137,7 +143,7 @@ def of_own_policy() -> Message:
         parsed(f"{SOURCE}Content-Type: multipart_signed/x\n\ntext"),
         parsed(f"{SOURCE}Content-Type: (comment) text/plain\n\ntext"),
         # Its fields
-        *(made(Subject="Grüße"), made(Subject="a\tb"), made(Subject="word " * 20)),
+        *(made(Subject="Grüße"), made(Subject="a\tb"), made(Subject="x" * 80)),
         *(made(Resent_To="c@x.example"), made(Reply_To="=?utf-8?q?a?= <c@x.example>")),
         *(parsed(f"{SOURCE}X: a\n b\n\ntext"), parsed(f"{SOURCE}To: b@x\n\ntext")),
         parsed(f"{SOURCE}X: {'x' * 999}\n\ntext", email.policy.HTTP),
@@ -157,6 +163,15 @@ def test_blind_recipients_are_recipients_and_are_not_written() -> None:
     assert b"erin" in written
     assert b"Bcc" not in written
     assert b"dave" not in written
+
+
+def test_long_fields_are_on_several_lines() -> None:
+    written, _ = octets(made(To=MANY, Subject="word " * 20 + "end"))
+    head = written[: written.index(b"\r\n\r\n")]
+    assert max(map(len, head.split(b"\r\n"))) <= 78
+    assert f"\r\nTo: {MANY}\r\n".encode() in head.replace(b"\r\n ", b" ")
+    assert b"\r\nSubject: word word" in head
+    assert b"word\r\n word" in head
 
 
 def test_date_and_message_id_are_added_where_they_are_missing() -> None:

@@ -4,11 +4,13 @@ from email import policy
 
 import pytest
 
-from anysmtp._message._trees import text_of_tree
+from anysmtp._message import _head
+from anysmtp._message._head import folded_object, style_of
+from anysmtp._message._trees import folded_tree, text_of_tree
 
 
-def tree_of(value: str) -> object:
-    found: object = policy.default.header_factory("To", value).__dict__["_parse_tree"]
+def tree_of(value: str, name: str = "To") -> object:
+    found: object = policy.default.header_factory(name, value).__dict__["_parse_tree"]
     return found
 
 
@@ -36,3 +38,45 @@ def test_the_text_of_a_tree_is_what_the_package_has_for_it(value: str) -> None:
 )
 def test_encoded_words_are_the_packages_own_business(value: str) -> None:
     assert text_of_tree(tree_of(value)) is None
+
+
+# More than one line takes, and what stands where a line ends.
+FIELDS = [
+    ("To", "a@x.example, B C <b.c@x.example>, d@x.example (e), <f@x.example>, g: h@x;, j@x"),
+    ("To", "a@x.example,b@x.example,c@x.example,d@x.example"),
+    ("To", "aaaaaaa@x.example , bbbbbbbb@x.example , ccccc@x.example"),
+    ("To", ", ".join(f"a{'b' * number}@x.example" for number in range(12))),
+    ("Subject", "some words  with  two blanks\tand tabs, and long-ones-as-this-one"),
+    ("Subject", " ".join("x" * number for number in range(1, 15))),
+    ("References", " ".join(f"<{number}{'y' * number}@x.example>" for number in range(9))),
+]
+OTHERS = [
+    *(("To", '"Doe, J" <j@x.example>, k@x.example'), ("To", "a@x.example,, b@x.example")),
+    *(("To", "a@x.example, "), ("Subject", "a =?utf-8?q?b_c?= d"), ("Date", "x" * 50)),
+    ("Content-Type", "text/plain; charset=utf-8; format=flowed; delsp=yes"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), [*FIELDS, *OTHERS])
+def test_a_field_on_several_lines_is_what_the_package_makes_of_it(name: str, value: str) -> None:
+    header = policy.default.header_factory(name, value)
+    written = 0
+    for length in range(len(name) + 3, len(name) + len(value) + 2):
+        lines = folded_tree(name, tree_of(value, name), value, length)
+        if lines is not None:
+            written += 1
+            style = policy.SMTP.clone(max_line_length=length)
+            assert "".join(f"{line}\r\n" for line in lines) == header.fold(policy=style), length
+    assert bool(written) == ((name, value) in FIELDS)
+
+
+def test_where_the_package_breaks_fields_otherwise_it_does_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    value = policy.default.header_factory("Subject", "word " * 20)
+    as_usual, otherwise = (
+        style_of(policy.default.clone(max_line_length=length), utf8=False) for length in (71, 72)
+    )
+    assert folded_object("Subject", value, str(value), as_usual) is not None
+    monkeypatch.setattr(_head, "_SAMPLES", (("Subject", "x" * 80),))
+    assert folded_object("Subject", value, str(value), otherwise) is None

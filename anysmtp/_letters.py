@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from email.message import Message
 from typing import Any, NamedTuple, cast
 
-from ._envelope import Content
+from ._envelope import Content, Mailbox
 from ._message import RawContent, parse_recipients, parse_sender, read_plain
 from ._protocol._folded import Cover, cover_of
 from ._transfer import ONE_WRITE
@@ -36,6 +36,8 @@ class Letters:
         self._sender: str | None = None
         self._recipients: object = None
         self._cover: Cover | None = None
+        # The last one of any message.
+        self._last: Cover | None = None
 
     def letter(self, message: Any, sender: Any, recipients: Any) -> Letter | None:
         """The message as one, if it is short and plain, and nothing is wrong with it.
@@ -57,7 +59,7 @@ class Letters:
         if sender == self._sender and recipients == self._recipients:
             cover = self._cover
         else:
-            cover = self._cover_of(sender, recipients)
+            cover = self._cover_of_raw(sender, recipients)
         if cover is None:
             return None
         content = RawContent(message)
@@ -74,7 +76,7 @@ class Letters:
         if (plain := read_plain(message)) is None:
             return None
         mailbox = plain.sender() if sender is None else parse_sender(sender)
-        cover = cover_of(mailbox, parse_recipients(named) if named else plain.recipients())
+        cover = self._cover_of(mailbox, parse_recipients(named) if named else plain.recipients())
         if cover is None:
             return None
         written = plain.written(mailbox, add_missing_headers=self._add_missing_headers)
@@ -83,7 +85,7 @@ class Letters:
         content, message_id = written
         return Letter(cover, content, content.whole(), message_id)
 
-    def _cover_of(self, sender: object, recipients: object) -> Cover | None:
+    def _cover_of_raw(self, sender: object, recipients: object) -> Cover | None:
         """The envelope of a raw message parsed, if there is nothing but text in it.
 
         ValueError for what is wrong with it.
@@ -91,10 +93,18 @@ class Letters:
         named = _texts(recipients)
         if not (isinstance(sender, str) and named):
             return None
-        cover = cover_of(parse_sender(sender), parse_recipients(named))
+        cover = self._cover_of(parse_sender(sender), parse_recipients(named))
         # A list may be another one the next time.
         self._recipients = named if isinstance(recipients, list) else recipients
         self._sender, self._cover = sender, cover
+        return cover
+
+    def _cover_of(self, sender: Mailbox | None, recipients: tuple[Mailbox, ...]) -> Cover | None:
+        """Addresses that were parsed before are there once: then so is their cover."""
+        last = self._last
+        if last is not None and last.sender is sender and last.recipients is recipients:
+            return last
+        self._last = cover = cover_of(sender, recipients)
         return cover
 
 

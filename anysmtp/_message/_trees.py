@@ -1,9 +1,9 @@
-"""What the email package writes of an address field that it has parsed.
+"""What the email package writes of a field that it has parsed.
 
-That is the text of the parse tree, as long as there is none in it but tokens whose text is that of
-what they consist of. Nearly all fields hold mailboxes like ``a@x.example`` or ``Name
-<a@x.example>``, whose tree always has the same shape: this is looked for first, and any other is
-walked.
+Of one with addresses that is the text of the parse tree, as long as there is none in it but tokens
+whose text is that of what they consist of. Nearly all fields hold mailboxes like ``a@x.example`` or
+``Name <a@x.example>``, whose tree always has the same shape: this is looked for first, and any
+other is walked.
 
 A field that is too long for one line is broken between addresses where each of them fits on one;
 and so is one of words.
@@ -27,6 +27,7 @@ _TOKEN_LISTS = frozenset(
 )
 _TERMINALS = frozenset((tokens.Terminal, tokens.ValueTerminal, tokens.WhiteSpaceTerminal))
 _FRAME = (tokens.Address, tokens.Mailbox)
+_BLANK = (tokens.CFWSList, tokens.WhiteSpaceTerminal)
 _DOTTED = (tokens.DotAtomText, tokens.ValueTerminal, tokens.DotAtomText)
 
 
@@ -135,12 +136,18 @@ def _text_of_name(name: Any) -> list[str]:
 def _text_of_address(address: Any) -> list[str]:
     """The pieces of a local part and a domain that consist of atoms and dots."""
     local, at, domain = address
-    ((local_text,),) = local
+    ((*white, local_text),) = local
     ((domain_text,),) = domain
     # There are terminals alone in these two, which stand in a DotAtom, and that in a part of an
     # address: all of them are written as what they consist of.
     if (local_text.__class__, at.__class__, domain_text.__class__) != _DOTTED:
         raise _Unusual
+    if white:
+        # In front of any address but the first.
+        ((blank,),) = white
+        if (white[0].__class__, blank.__class__) != _BLANK:
+            raise _Unusual
+        return [blank, *local_text, at, *domain_text]
     return [*local_text, at, *domain_text]
 
 

@@ -8,21 +8,20 @@ reads, from his first octet to the reply to his last.
 Whatever comes otherwise, be it another reply, a half of one, an error, a cancellation, or somebody
 who wants to ride along, ends the short way. It says what it has come to, and the general way
 goes on from there (`Sending`) once it was told the same that it would have seen. Nothing is
-awaited between the two; and the ledger is written on both, in the same steps, or once, if nobody
-has it before the end. So what is known of a message is the same at each await, whichever way it
-takes.
+awaited between the two; and what is known of a message is written on both in the same steps. So it
+is the same at each await, whichever way it takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._channel import Channel
-from ._delivery import Ledger
 from ._envelope import Content, Job, Stream
 from ._letters import Letter
 from ._protocol._body import END, stuffed
@@ -50,6 +49,14 @@ class Stopped:
     to be seen to."""
 
 
+class Told(Protocol):
+    """Where it is written how far a message has come: the server may have it, or a part of it."""
+
+    bytes_sent: int
+
+    def hand_over(self, recipients: Collection[str], /) -> None: ...
+
+
 def may_go_alone(channel: Channel) -> bool:
     """Whether the holder of the turn has the channel for himself, and it was left in order.
 
@@ -68,7 +75,6 @@ def cover_for(job: Job, content: Content | Stream, extensions: Extensions) -> Co
     """The envelope of a message that is short, and needs no more than that, in front of DATA."""
     if (
         isinstance(content, Stream)
-        or content.whole() is None
         or content.size > ONE_WRITE
         or job.require_all
         or job.mail_parameters
@@ -90,13 +96,15 @@ def _fits(recipients: int, content: Content, extensions: Extensions) -> bool:
     )
 
 
-async def send_letter(channel: Channel, turn: Turn, letter: Letter) -> Reply | Stopped | None:
-    """Send a letter of which nobody knows yet; None, and nothing has happened, if it cannot be."""
+async def send_letter(
+    channel: Channel, turn: Turn, letter: Letter, told: Told
+) -> Reply | Stopped | None:
+    """Send a letter; None, and nothing has happened, if that cannot be. See `send_alone`."""
     await checkpoint_if_cancelled()
     cover, content = letter.cover, letter.content
     if not (may_go_alone(channel) and _fits(len(cover.keys), content, channel.session.extensions)):
         return None
-    return await send_alone(channel, turn, cover, content)
+    return await send_alone(channel, turn, cover, content, letter.whole, told)
 
 
 async def send_alone(
@@ -104,16 +112,13 @@ async def send_alone(
     turn: Turn,
     cover: Cover,
     content: Content,
-    ledger: Ledger | None = None,
+    message: bytes,
+    told: Told,
 ) -> Reply | Stopped:
-    """Send a message; what the server says that has taken it, if it says nothing but yes.
-
-    Without a ledger nobody is told how far it has come, but by what stopped it.
-    """
+    """Send a message; what the server says that has taken it, if it says nothing but yes."""
     session, link, timeouts, clock = channel.session, channel.link, channel.timeouts, turn.clock
     assert clock is not None
-    stream, keys, message = link.stream, cover.keys, content.whole()
-    assert message is not None
+    stream, keys = link.stream, cover.keys
     channel.messages += 1
     flight = cover.flight(content, session.extensions, is_behind=False)
     answer: bytes | None = None
@@ -133,17 +138,16 @@ async def send_alone(
         if session.broken is not None or channel.turns.is_anybody_next:
             return Stopped(answer, False, False, None)
         clock.start(timeouts.final, END_OF_DATA.shown)
-        if ledger is not None:
-            ledger.hand_over(keys)
+        told.hand_over(keys)
         is_handed_over = is_writing = True
         await stream.send(body)
         is_writing = False
-        if ledger is not None:
-            ledger.bytes_sent += len(message)
+        told.bytes_sent += len(message)
         heard = await stream.receive()
+        final = session.only_yes(heard, 1, 2)
     except BaseException as error:  # noqa: BLE001 - it is raised where the general way goes on
         return Stopped(answer, is_handed_over, is_writing, error)
-    return session.only_yes(heard, 1, 2) or Stopped(answer, True, False, heard)
+    return final or Stopped(answer, True, False, heard)
 
 
 @contextmanager

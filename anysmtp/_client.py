@@ -20,7 +20,7 @@ from ._channel import Channel
 from ._connection import SMTPConnection, connection_on, retire
 from ._envelope import Mail
 from ._leases import Again, Leases
-from ._letters import Letter, Letters
+from ._letters import Letters
 from ._lifecycle import Call, Lifecycle
 from ._mailer import BaseMailer
 from ._many import READ_AHEAD, SendMany, send_many
@@ -245,37 +245,33 @@ class SMTP(BaseMailer):
             claim = await leases.lease(call, turn, parcel.book.ledger, again=again)
         channel = claim.connection
         assert channel is not None
-        reply: Reply | None = None
         try:
             async with channel.turn(turn):
-                if parcel.letter is not None:
-                    reply = await self._go_alone(parcel, parcel.letter, channel, turn)
-                if reply is None:
+                if parcel.letter is None or not await self._go_alone(parcel, channel, turn):
                     await parcel.sending.send(channel, turn)
         except SMTPException as error:
+            # It is no letter any more: the short way raises none of these.
             sending = parcel.sending
             if (more := leases.again_after(error, sending, claim, turn, again)) is not None:
                 return more
             raise
         else:
             leases.took_message()
-            if reply is not None:
-                parcel.accept(reply, channel.link.server)
             return None
         finally:
             await leases.give_back(claim)
 
-    async def _go_alone(
-        self, parcel: Parcel, letter: Letter, channel: Channel, turn: Turn
-    ) -> Reply | None:
-        """What the server says that has taken it; None: it goes on as any other message."""
-        end = await send_letter(channel, turn, letter)
+    async def _go_alone(self, parcel: Parcel, channel: Channel, turn: Turn) -> bool:
+        """Send a letter; whether the server has taken it. Else it goes on as any other message."""
+        assert parcel.letter is not None
+        end = await send_letter(channel, turn, parcel.letter, parcel)
         if isinstance(end, Reply):
-            return end
+            parcel.take(end, channel.link.server)
+            return True
         sending = self._leases.sending(parcel, None)
         if end is not None:
             sending.catch_up(channel, turn, end)
-        return None
+        return False
 
 
 class LMTP(SMTP):

@@ -172,7 +172,8 @@ class Crew:
     def took(self, item: Item, reply: Reply, server: str) -> None:
         """The server has taken a message, and has refused nobody."""
         item.folded = None
-        item.accept(reply, server)
+        item.take(reply, server)
+        item.accept()
         self._leases.took_message()
         self._outlet.put(item)
 

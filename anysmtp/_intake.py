@@ -26,7 +26,6 @@ class Intake:
         self._settings = settings
         self._monitor = leases.monitor
         self._prepare = prepare
-        self._may_be_plain = not (settings.signers or settings.require_all)
         self._letters = Letters(add_missing_headers=settings.add_missing_headers)
         # The last one that says who, and nothing else: many mails may have it.
         self._bare: Envelope | None = None
@@ -38,7 +37,7 @@ class Intake:
 
     def at_once(self, number: int, mail: Any) -> Item | None:
         """An item that is ready, if the mail is a letter."""
-        letter = self._letter(mail) if self._may_be_plain else None
+        letter = None if self._settings.are_of_each else self._letter(mail)
         if letter is None:
             return None
         item = self.item(number, mail)
@@ -50,14 +49,17 @@ class Intake:
             return self._letters.letter(mail, None, None)
         if type(mail) is not Mail:
             return None
-        envelope = mail.envelope
-        if envelope is None:
-            return self._letters.letter(mail.message, None, None)
-        if envelope is not self._bare:
-            if type(envelope) is not Envelope or not envelope.is_bare:
-                return None
-            self._bare = envelope
-        return self._letters.letter(mail.message, envelope.sender, envelope.recipients)
+        try:
+            message, envelope = mail.message, mail.envelope
+            if envelope is None:
+                return self._letters.letter(message, None, None)
+            if envelope is not self._bare:
+                if type(envelope) is not Envelope or not envelope.is_bare:
+                    return None
+                self._bare = envelope
+        except Exception:  # noqa: BLE001 - whoever looks again raises it for this mail
+            return None
+        return self._letters.letter(message, envelope.sender, envelope.recipients)
 
     async def serialise(self, item: Item, given: Any) -> None:
         """Open its book, and make its job. TypeError for what is no mail."""

@@ -15,7 +15,11 @@ from typing import Any, NamedTuple, cast
 from ._envelope import Content, Mailbox
 from ._message import RawContent, parse_recipients, parse_sender, read_plain
 from ._protocol._folded import Cover, cover_of
+from ._protocol._transaction import MAX_FLIGHT
 from ._transfer import ONE_WRITE
+
+# Recipients that can be named in one flight, with MAIL and DATA.
+_MOST = MAX_FLIGHT - 2
 
 
 class Letter(NamedTuple):
@@ -32,9 +36,9 @@ class Letters:
 
     def __init__(self, *, add_missing_headers: bool) -> None:
         self._add_missing_headers = add_missing_headers
-        # The last addresses of a raw message, as they were then, and what they came to.
+        # The last addresses of a raw message, and what they came to.
         self._sender: str | None = None
-        self._recipients: object = None
+        self._recipients: list[str] = []
         self._cover: Cover | None = None
         # The last one of any message.
         self._last: Cover | None = None
@@ -54,18 +58,20 @@ class Letters:
         return None
 
     def _of_raw(self, message: bytes | str, sender: object, recipients: object) -> Letter | None:
-        if not 0 < len(message) <= ONE_WRITE:
+        named = _texts(recipients)
+        if not (0 < len(message) <= ONE_WRITE and type(sender) is str and named):
             return None
-        if sender == self._sender and recipients == self._recipients:
-            cover = self._cover
-        else:
-            cover = self._cover_of_raw(sender, recipients)
-        if cover is None:
+        if sender != self._sender or named != self._recipients:
+            cover = self._cover_of(parse_sender(sender), parse_recipients(named))
+            self._sender, self._recipients, self._cover = sender, named, cover
+        if (cover := self._cover) is None:
             return None
         content = RawContent(message)
-        whole = content.whole()
-        if whole is None or content.size > ONE_WRITE or content.has_long_lines:
+        # Its line ends, and what is not ASCII, may make it longer.
+        if content.size > ONE_WRITE or content.has_long_lines:
             return None
+        whole = content.whole()
+        assert whole is not None
         return Letter(cover, content, whole, content.message_id())
 
     def _of_object(self, message: Message, sender: Any, recipients: object) -> Letter | None:
@@ -85,39 +91,26 @@ class Letters:
         content, message_id = written
         return Letter(cover, content, content.whole(), message_id)
 
-    def _cover_of_raw(self, sender: object, recipients: object) -> Cover | None:
-        """The envelope of a raw message parsed, if there is nothing but text in it.
-
-        ValueError for what is wrong with it.
-        """
-        named = _texts(recipients)
-        if not (isinstance(sender, str) and named):
-            return None
-        cover = self._cover_of(parse_sender(sender), parse_recipients(named))
-        # A list may be another one the next time.
-        self._recipients = named if isinstance(recipients, list) else recipients
-        self._sender, self._cover = sender, cover
-        return cover
-
     def _cover_of(self, sender: Mailbox | None, recipients: tuple[Mailbox, ...]) -> Cover | None:
         """Addresses that were parsed before are there once: then so is their cover."""
         last = self._last
         if last is not None and last.sender is sender and last.recipients is recipients:
             return last
-        self._last = cover = cover_of(sender, recipients)
+        cover = cover_of(sender, recipients) if len(recipients) <= _MOST else None
+        self._last = cover
         return cover
 
 
 def _texts(recipients: object) -> list[str]:
-    """Addresses that are text, and nothing else; none for any other kind.
+    """Addresses that are text, and nothing else; none for any other kind, and for too many.
 
-    A list of a class of the caller's own may be one that can be read only once.
+    Not for classes of the caller's own: they may be equal to what they are not, or be read only
+    once.
     """
-    if isinstance(recipients, str):
+    if type(recipients) is str:
         return [recipients]
     if type(recipients) not in (list, tuple):
         return []
-    found: list[str] = [
-        each for each in cast("Sequence[object]", recipients) if isinstance(each, str)
-    ]
-    return found if len(found) == len(cast("Sequence[object]", recipients)) else []
+    several = cast("Sequence[object]", recipients)
+    is_text = len(several) <= _MOST and {*map(type, several)} == {str}
+    return cast("list[str]", [*several]) if is_text else []

@@ -208,7 +208,8 @@ class BaseMailer(ABC):
                 failure = failed.error
             if failure is not None:
                 raise failure
-            if parcel.is_accepted:
+            if parcel.letter is not None:
+                parcel.accept()
                 return parcel.delivery.result()
             book, attempts = parcel.book, parcel.attempts
             if not book.goes_on(attempts, error, is_over=error is not None and self._is_over):
@@ -219,10 +220,7 @@ class BaseMailer(ABC):
 
     @abstractmethod
     async def _deliver(self, parcel: Parcel) -> None:
-        """Send its job in one transaction, writing what becomes of it in its book.
-
-        Or raise why nobody has it.
-        """
+        """Send it in one transaction, writing what becomes of it; or raise why nobody has it."""
 
 
 def _required(sender: Any, recipients: Any) -> None:

@@ -2,11 +2,13 @@
 
 What is asked for a message is known when it is taken; the rest is made by whoever needs it first.
 One that the server takes as it comes needs no more than a Delivery, which is filled in one step:
-nobody has seen it before.
+nobody has seen it before. How far it has come is noted at each step all the same, for the book that
+is opened if anything else happens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +26,19 @@ if TYPE_CHECKING:
 
 
 class Parcel:
-    """One message on its way. Its end is written on every way out of it."""
+    """One message on its way; around a block, whatever that raises is its end."""
 
     __slots__ = (
         "_attempts",
         "_book",
         "_delivery",
+        "_is_handed_over",
         "_key",
         "_monitor",
         "_retry",
         "_since",
-        "is_accepted",
+        "_taken",
+        "bytes_sent",
         "letter",
         "sending",
         "size",
@@ -48,12 +52,15 @@ class Parcel:
         self._book: Book | None = None
         self._attempts: Attempts | None = None
         self._since: Since | None = None
+        # Of a letter: whether the server may have it, and what the one says that has it.
+        self._is_handed_over = False
+        self._taken: tuple[Reply, str] | None = None
+        self.bytes_sent = 0
+        """Octets of it that were written while it is a letter."""
         self.letter: Letter | None = None
         """What it is, while that is all there is to it."""
         self.size = 0
         """Octets of the message, where they are in memory."""
-        self.is_accepted = False
-        """Whether it has ended as a letter."""
         self.sending: Sending
         """What brings it through a channel, once it is more than a letter there."""
 
@@ -85,7 +92,7 @@ class Parcel:
     @property
     def is_settled(self) -> bool:
         """Whether the server has the message, and has said so, for all whom it did not refuse."""
-        return self.is_accepted or self.book.is_settled(self.job)
+        return self.book.is_settled(self.job)
 
     def open(self, book: Book) -> Book:
         """From here on its delivery is written in this book."""
@@ -111,18 +118,33 @@ class Parcel:
         cover = letter.cover
         asked = Asked({"delivery": self.delivery}, require_all=False)
         book = Book(asked, self._monitor, cover.sender, cover.recipients, since=self._since)
-        self.open(book)
-        book.ledger.message_id = letter.message_id
+        ledger = self.open(book).ledger
+        ledger.message_id = letter.message_id
+        if self._is_handed_over:
+            ledger.bytes_total, ledger.bytes_sent = self.size, self.bytes_sent
+            ledger.hand_over(cover.keys)
+        if self._taken is not None:
+            reply, ledger.server = self._taken
+            ledger.settle(cover.keys, reply)
         self.begin(
             Job(cover.sender, cover.recipients, letter.content, message_id=letter.message_id)
         )
 
-    def accept(self, reply: Reply, server: str) -> None:
-        """The server has taken all of it, and nothing was written in its delivery yet."""
+    def hand_over(self, _: Collection[str], /) -> None:
+        """The end of the letter is about to leave: from here on the server may have it."""
+        self._is_handed_over = True
+
+    def take(self, reply: Reply, server: str) -> None:
+        """The server has taken all of the letter."""
+        self._taken = reply, server
+
+    def accept(self) -> None:
+        """The send of a letter that was taken has ended: nothing was written of it before."""
         letter, delivery = self.letter, self.delivery
         assert letter is not None
-        self.letter, self.is_accepted = None, True
-        keys, octets = letter.cover.keys, self.size
+        assert self._taken is not None
+        self.letter = None
+        keys, octets, (reply, server) = letter.cover.keys, self.size, self._taken
         ledger_of(delivery).accept(keys, reply, octets, letter.message_id, server)
         self._monitor.accepted_whole(server, len(keys), octets, delivery, self._since)
 

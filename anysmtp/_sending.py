@@ -152,7 +152,8 @@ class Sending:
         if cover is None or isinstance(content, Stream):
             return False
         ledger.phase, ledger.bytes_total = "envelope", content.size
-        end = await send_alone(channel, turn, cover, content, ledger)
+        message = b"".join(content.chunks())
+        end = await send_alone(channel, turn, cover, content, message, ledger)
         if isinstance(end, Stopped):
             self.catch_up(channel, turn, end)
             return False

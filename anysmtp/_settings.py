@@ -193,11 +193,15 @@ class Settings:
     observer: Observer | None
 
     @property
+    def are_of_each(self) -> bool:
+        """Whether each message has something done to it, or asked for it."""
+        return bool(self.signers) or self.require_all
+
+    @property
     def sends_letters(self) -> bool:
-        """Whether a message that asks for nothing more than they do may go as a letter."""
+        """Whether a message by itself may go as a letter, if it is one."""
         is_usual = self.pipelining == "auto" and self.chunking != "always"
-        is_more = self.is_lmtp or self.require_all or self.signers or self.limits.rate is not None
-        return is_usual and not is_more
+        return is_usual and not (self.is_lmtp or self.are_of_each or self.limits.rate is not None)
 
 
 def settle(hostname: str, port: int | None, options: Options, *, is_lmtp: bool = False) -> Settings:

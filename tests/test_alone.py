@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from anysmtp import SMTP, Delivery, SMTPException, _alone, _sending
 from anysmtp._alone import may_go_alone, send_alone
+from anysmtp._parcel import Parcel
 from anysmtp._reply import Reply
 from anysmtp.events import Event, MessageEvent
 from anysmtp.testing import ScriptedServer
@@ -198,13 +199,14 @@ class Ways:
 
     def __init__(self) -> None:
         self.is_open = True
-        self.taken = self.ended = 0
+        self.taken = self.ended = self.letters = 0
 
     def may_go(self, channel: Any) -> bool:
         return self.is_open and may_go_alone(channel)
 
     async def send(self, *arguments: Any) -> Any:
         self.taken += 1
+        self.letters += isinstance(arguments[-1], Parcel)
         end = await cast("Any", send_alone)(*arguments)
         self.ended += isinstance(end, Reply)
         return end
@@ -275,7 +277,7 @@ def test_both_ways_come_to_the_same(plan: Plan, backend: str) -> None:
 @pytest.mark.parametrize("is_known", [False, True])
 def test_a_message_to_which_the_server_says_yes_goes_the_short_way(is_known: bool) -> None:
     ways = check(Plan(is_known=is_known))
-    assert (ways.taken, ways.ended) == (3, 3)
+    assert (ways.taken, ways.ended, ways.letters) == (3, 3, 1 if is_known else 2)
 
 
 @pytest.mark.parametrize("stop_at", range(5))

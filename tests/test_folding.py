@@ -39,6 +39,7 @@ def settings_for(pipelining: Pipelining) -> SimpleNamespace:
         chunking="auto",
         signers=(),
         require_all=False,
+        are_of_each=False,
         retry=None,
         add_missing_headers=True,
     )
@@ -242,7 +243,8 @@ def test_what_the_server_has_taken_is_in_a_delivery_as_after_any_other_send() ->
     first, item = side.aboard
     assert item.folded is not None
     assert item.folded.answer is not None
-    item.accept(item.folded.answer, "x")
+    item.take(item.folded.answer, "x")
+    item.accept()
     first.sending.conclude(side.channel, None)
     planned, folded = first.book.close(first.attempts), item.delivery.result()
     assert isinstance(folded, Receipt)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import anyio
 import pytest
@@ -16,12 +16,15 @@ from anyio.abc import ByteStreamConnectable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anysmtp import SMTP, Delivery, SMTPException, _alone, _sending
+from anysmtp import SMTP, Delivery, Limits, SMTPException, _alone, _sending
 from anysmtp._alone import may_go_alone, send_alone
+from anysmtp._channel import Channel
+from anysmtp._leases import Leases
 from anysmtp._parcel import Parcel
+from anysmtp._protocol._session import Session
 from anysmtp._reply import Reply
 from anysmtp.events import Event, MessageEvent
-from anysmtp.testing import ScriptedServer
+from anysmtp.testing import STALL, ScriptedServer
 from support.bench import Seen
 from support.clients import deliver, on_memory
 from support.logs import looking_at_the_log
@@ -337,6 +340,78 @@ async def test_what_a_log_raises_is_the_callers(options: dict[str, Any]) -> None
         await deliver(smtp)
     assert [each.outcome for each in seen.deliveries] == ["accepted"]
     assert len(server.messages) == 2
+
+
+class Struck(BaseException):
+    """What the handler of a signal raises, wherever the program is."""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("place", "outcome"), [("only_yes", "in_doubt"), ("leave", "accepted"), ("end", "accepted")]
+)
+def test_a_signal_behind_the_message_does_not_make_it_one_that_was_not_sent(
+    backend: str, place: str, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Seen()
+
+    def strike(*_: object) -> NoReturn:
+        raise Struck
+
+    async def scenario() -> None:
+        async with ScriptedServer() as server:
+            smtp = on_memory(server, observer=seen)
+            await smtp.connect()
+            if place == "only_yes":
+                taken = Session.only_yes
+
+                def of_an_envelope(session: Session, *of: Any) -> object:
+                    return taken(session, *of) if of[1] > 1 else strike()
+
+                monkeypatch.setattr(Session, "only_yes", of_an_envelope)
+            else:
+                where, what = (Channel, "leave") if place == "leave" else (Leases, "took_message")
+                monkeypatch.setattr(where, what, strike)
+            with pytest.raises(Struck):
+                await deliver(smtp)
+            monkeypatch.undo()
+            await smtp.aclose()
+
+    anyio.run(scenario, backend=backend)
+    assert [each.outcome for each in seen.deliveries] == [outcome]
+    assert seen.deliveries[0].not_sent == seen.deliveries[0].retry_recipients == ()
+
+
+@pytest.mark.anyio
+async def test_a_message_is_told_of_when_its_connection_was_given_back() -> None:
+    told: list[tuple[str, int]] = []
+
+    def look(event: Event) -> None:
+        told.append((type(event).__name__, smtp.statistics().sending))
+
+    limits = Limits(max_connections=1, max_messages_per_connection=2)
+    async with (
+        ScriptedServer() as server,
+        on_memory(server, observer=look, limits=limits) as smtp,
+    ):
+        for _ in range(3):
+            await deliver(smtp)
+    one = [("ConnectEvent", 1), ("MessageEvent", 0)]
+    assert told == [*one, ("CloseEvent", 0), ("MessageEvent", 0), *one, ("CloseEvent", 0)]
+
+
+@pytest.mark.anyio
+async def test_how_long_a_letter_took_that_has_failed() -> None:
+    events: list[Event] = []
+    async with (
+        ScriptedServer(script={"MAIL": STALL}) as server,
+        on_memory(server, observer=events.append) as smtp,
+    ):
+        await smtp.connect()
+        with anyio.move_on_after(0.05):
+            await deliver(smtp)
+    (event,) = (event for event in events if isinstance(event, MessageEvent))
+    assert event.seconds >= 0.04
 
 
 @pytest.mark.anyio

@@ -17,8 +17,10 @@ from anysmtp._book import Book
 from anysmtp._envelope import Job, Stream
 from anysmtp._intake import Intake
 from anysmtp._item import Item
+from anysmtp._letters import Letters
 from anysmtp._mailer import BaseMailer
 from anysmtp._message import _prepare
+from anysmtp._protocol._transaction import MAX_FLIGHT
 from anysmtp._transfer import ONE_WRITE
 from anysmtp.testing import ScriptedServer
 from support.clients import on_memory
@@ -179,6 +181,84 @@ async def test_recipients_that_can_be_read_only_once_are_not_read(
     at_once, later = await both(Mail(message, envelope))
     assert at_once is None
     assert [each.given for each in later.job.recipients] == ["c@x.test"]
+
+
+class Equal(list[str]):
+    """Recipients that say they are those of the mail before."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["other@x.test"])
+
+
+class AnyCase(str):
+    """A sender that is equal to others."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self.lower() == str(other).lower()
+
+    def __hash__(self) -> int:
+        return hash(self.lower())
+
+
+async def test_what_only_says_that_it_is_like_the_one_before_is_looked_at_again() -> None:
+    async with ScriptedServer() as server, on_memory(server) as smtp:
+        await smtp.sendmail(AnyCase("Al@x.test"), ["b@x.test"], b"hi")
+        await smtp.sendmail("al@x.test", ["b@x.test"], b"hi")
+        receipt = await smtp.sendmail("al@x.test", Equal(["b@x.test"]), b"hi")
+    assert [each.sender for each in server.messages] == ["Al@x.test", *["al@x.test"] * 2]
+    assert list(receipt.accepted) == ["other@x.test"]
+
+
+def most() -> list[str]:
+    """As many recipients as can be named in one flight."""
+    return [f"r{number}@x.test" for number in range(MAX_FLIGHT - 2)]
+
+
+def to_all(recipients: list[str]) -> EmailMessage:
+    return changed(To=", ".join(recipients))
+
+
+@pytest.mark.parametrize(
+    ("message", "recipients", "is_letter"),
+    [
+        *((b"hi", most(), True), (b"hi", [*most(), "a@x.test"], False)),
+        *((to_all(most()), None, True), (to_all([*most(), "a@x.test"]), None, False)),
+        *(
+            ("text", "b@x.test", True),
+            ("Gr\xfc\xdfe", "b@x.test", True),
+            ("\ud800", "b@x.test", False),
+        ),
+        *((b"x\n" * 21845, "b@x.test", True), (b"x\n" * 21846, "b@x.test", False)),
+        *((b"x" * 65537, "b@x.test", False), ("\xfc\r\n" * 16385, "b@x.test", False)),
+    ],
+)
+async def test_what_is_a_letter(
+    message: str | bytes | Message, recipients: Any, is_letter: bool
+) -> None:
+    letter = Letters(add_missing_headers=True).letter(message, "a@x.test", recipients)
+    assert (letter is not None) == is_letter
+
+
+async def test_what_is_wrong_with_a_mail_ends_no_stream() -> None:
+    class Options(list[str]):
+        def __eq__(self, other: object) -> bool:
+            raise ZeroDivisionError
+
+        __hash__ = None
+
+    wrong = Envelope(sender="a@x.test", recipients="b@x.test", mail_options=Options())
+    empty: Mail[Any] = Mail.__new__(Mail)
+    good = Mail(b"hi", Envelope(sender="a@x.test", recipients="b@x.test"))
+    mails: list[Mail[Any]] = [Mail(b"hi", wrong), empty, good]
+    async with (
+        ScriptedServer() as server,
+        on_memory(server) as smtp,
+        smtp.send_many(mails, ordered=True) as deliveries,
+    ):
+        found = [type(each.exception()) async for each in deliveries]
+    assert found == [ZeroDivisionError, AttributeError, type(None)]
 
 
 @pytest.mark.parametrize("subject", ["plain", "gr\xfc\xdfe"])

@@ -78,7 +78,8 @@ def folded_tree(name: str, tree: Any, text: str, length: int) -> list[str] | Non
 def _pieces(tree: Any, text: str) -> list[str] | None:
     """What a field is put together from, none of which is parted where it fits on a line."""
     if tree.__class__ is tokens.UnstructuredTokenList:
-        return [*tree] if {*map(type, tree)} <= _TERMINALS and "".join(map(str, tree)) == text else None
+        is_plain = {*map(type, tree)} <= _TERMINALS and "".join(map(str, tree)) == text
+        return [*tree] if is_plain else None
     addresses = text.split(",")
     if tree.__class__ is not tokens.AddressList or len(tree) != 2 * len(addresses) - 1:
         # There may be a comma in an address, or nothing between two.

@@ -25,11 +25,16 @@ def tree_of(value: str, name: str = "To") -> object:
         *(" a@x", "<a@x>", "(c) a@x", "a@x (c)", " <a@x>", "<a@x> (c)", "<(c) a@x>"),
         *('"a"@x', "a@[127.0.0.1]", "a @ x", "<@a:b@x>", "a b@x", '"a b" <a@x>', '"a" b <a@x>'),
         *("a (c) <b@x>", "(c) a <b@x>", "a.b <c@x>", "a@x, b@x", "g: a@x, B <b@x>;", "a@x;"),
+        *("a@x,(c)b@x", "a@x, (c) b@x", "a@x,(c)B <b@x>"),
     ],
 )
 def test_the_text_of_a_tree_is_what_the_package_has_for_it(value: str) -> None:
     tree = tree_of(value)
     assert text_of_tree(tree) == str(tree)
+
+
+def test_the_text_of_a_tree_without_addresses() -> None:
+    assert text_of_tree(tree_of("some words", "Subject")) == "some words"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """One send: what it asks for, the message made ready, and its entry in a Delivery.
 
-`Asked` is the call, checked; a `Book` stands around the send from there to its end, and is what
+`Asked` is the call, checked; a `Book` is open from there to the end of the send, and is what
 makes the caller's Delivery true on every way out. In between it makes the `Job`: the message as a
 snapshot of the moment of the call, serialised, in a worker thread where that takes long.
 """
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from email.message import Message
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from anyio import to_thread
 
@@ -49,10 +48,6 @@ from ._signing import Signer, Signers, signed, signers_of
 from ._sources import StreamContent, content_of, in_memory, read_whole
 from ._wishes import NO_WISHES, given, one, wishes_of
 from .errors import SMTPException
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 
 T = TypeVar("T")
 
@@ -333,26 +328,22 @@ class Book:
             message_id=message_id,
         )
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
+        """The send begins."""
         self.ledger.start(self._keys, all_or_nobody=self._asked.require_all)
-        return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc is None or self.ledger.phase == "done":
-            return
-        if isinstance(exc, SMTPException):
-            exc.delivery = self.delivery
-        # Cancellation is for the task that it is meant for; it is not kept.
-        is_error = isinstance(exc, Exception)
-        self.ledger.finish(exc if is_error else cancelled(self.delivery, self.ledger.outcome))
+    def fail(self, error: BaseException) -> None:
+        """It ends with this error, or with this cancellation; unless it has ended before."""
         ledger = self.ledger
+        if ledger.phase == "done":
+            return
+        if isinstance(error, SMTPException):
+            error.delivery = self.delivery
+        # Cancellation is for the task that it is meant for; it is not kept.
+        is_error = isinstance(error, Exception)
+        ledger.finish(error if is_error else cancelled(self.delivery, ledger.outcome))
         self._monitor.failed_to_send(
-            exc, ledger.outcome, ledger.bytes_total, self.delivery, self._since
+            error, ledger.outcome, ledger.bytes_total, self.delivery, self._since
         )
 
 

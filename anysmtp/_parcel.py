@@ -96,7 +96,7 @@ class Parcel:
 
     def open(self, book: Book) -> Book:
         """From here on its delivery is written in this book."""
-        book.__enter__()
+        book.open()
         self._book = book
         return book
 
@@ -151,7 +151,7 @@ class Parcel:
     def end(self, error: BaseException) -> None:
         """Its send ends with this error, or with this cancellation."""
         if self.letter is not None or self._book is not None:
-            self.book.__exit__(type(error), error, None)
+            self.book.fail(error)
 
     def __enter__(self) -> Self:
         return self

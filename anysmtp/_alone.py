@@ -46,7 +46,7 @@ class Stopped:
     """Whether ``heard`` is the end of a write that did not return."""
     heard: bytes | BaseException | None
     """What was read and was not the expected, or what an await has raised; None: somebody else has
-    to be seen to."""
+    to be seen to, or the session is broken."""
 
 
 class Told(Protocol):

@@ -13,13 +13,14 @@ import sys
 from collections.abc import Iterable
 from email import headerregistry as registry
 from email.message import Message
-from email.policy import Compat32, EmailPolicy, Policy
+from email.policy import SMTP, Compat32, EmailPolicy, Policy
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 from .._grammar import FIELD_NAME
 from ._by_package import folded_by_package, wire_policy
 from ._content import text_with_crlf
+from ._lines import MAX_LINE
 from ._trees import folded_tree, text_of_tree
 
 Head: TypeAlias = tuple[str, object, object]
@@ -83,13 +84,9 @@ _WRITTEN: dict[tuple[type, ...], str] = {
 # The classes that are made for header values are of this module; a user's are of his.
 _REGISTRY = registry.__name__
 
-# Fields of addresses and of words that are broken between them, and behind the name.
-_SAMPLES = (
-    ("To", ", ".join(f"Some One <one{number}@x.example>, a@x.example" for number in range(9))),
-    ("To", f"{'a' * 44}@x.example, {'b' * 10}@x.example"),
-    ("Subject", " ".join("x" * number for number in range(1, 20))),
-    ("Subject", f"{'x' * 44} {'y' * 27}"),
-)
+# The lengths of lines for which fields are broken here: the words of a sample fit on the shortest,
+# and the longest is all that SMTP takes.
+_BREAKABLE = range(55, MAX_LINE + 1)
 _HEADER_OF = registry.HeaderRegistry()
 
 # A value that was parsed from several lines, none of which is blank or ends in white space.
@@ -191,25 +188,47 @@ def folded_object(name: str, value: Any, text: str, style: Style) -> str | None:
     ``text`` is what `text_of_object` has for it. None where it cannot be shown how the package
     writes it.
     """
-    if type(value) is str or not style.is_modern or not _folds_as_usual(style):
+    if type(value) is str or not style.is_modern:
         return None
-    return _folded(name, value, text, style)
+    if not breaks_as_usual(style.length, utf8=style.utf8):
+        return None
+    return _folded(name, value, text, style.length)
 
 
-def _folded(name: str, value: Any, text: str, style: Style) -> str | None:
-    lines = folded_tree(name, value.__dict__["_parse_tree"], text, style.length)
+def _folded(name: str, value: Any, text: str, length: int) -> str | None:
+    lines = folded_tree(name, value.__dict__["_parse_tree"], text, length)
     return None if lines is None else "\r\n".join(lines)
 
 
 @lru_cache(maxsize=64)
-def _folds_as_usual(style: Style) -> bool:
-    """Whether this Python breaks fields as is done here."""
-    for name, sample in _SAMPLES:
+def breaks_as_usual(length: int, *, utf8: bool) -> bool:
+    """Whether fields with lines of this length are broken here as this Python breaks them.
+
+    Policies of the package's own do it alike but for these two.
+    """
+    if length not in _BREAKABLE:
+        return False
+    policy = wire_policy(SMTP.clone(max_line_length=length), utf8=utf8)
+    for name, sample in _samples(length):
         value = _HEADER_OF(name, sample)
-        written = folded_by_package(name, value, style.policy, utf8=style.utf8)
-        if written != f"{_folded(name, value, sample, style)}\r\n":
+        written = folded_by_package(name, value, policy, utf8=utf8)
+        if written != f"{_folded(name, value, sample, length)}\r\n":
             return False
     return True
+
+
+def _samples(length: int) -> list[tuple[str, str]]:
+    """Fields of addresses and of words: that take several lines, that fit on one behind the name's,
+    and with a first address that ends where the line does, or one before, in front of a comma.
+    """
+    several, last = length // 8, "b@x.example"
+    first = [f"{'a' * (length - taken)}@x.example" for taken in (len(last) + 13, 14, 15)]
+    return [
+        ("To", ", ".join(f"Some One <one{number}@x.example>, {last}" for number in range(several))),
+        *(("To", f"{address}, {last}") for address in first),
+        ("Subject", " ".join("x" * (number % 30 + 1) for number in range(2 * several))),
+        ("Subject", f"{'x' * (length - 29)} {'y' * 27}"),
+    ]
 
 
 @lru_cache(maxsize=1024)

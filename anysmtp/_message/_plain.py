@@ -133,6 +133,7 @@ def _survey(
     lines: list[str] = []
     found: dict[str, str] = {}
     folded: dict[int, str] = {}
+    room = CHUNK
     for name, value in fields:
         start, key = _known(name)
         text: str | None
@@ -152,6 +153,8 @@ def _survey(
                 continue
         line = start + text
         if len(line) > limit:
+            if (room := room - len(line)) < 0:
+                return None
             written = folded_object(name, value, text, style)
             if written is None:
                 return None

@@ -40,15 +40,25 @@ def text_of_tree(tree: Any) -> str | None:
     try:
         return "".join(_text_of_all(tree))
     except (_Unusual, ValueError, TypeError):
-        found: list[str] = []
+        return _text_of_any(tree)
+
+
+def _text_of_any(tree: Any) -> str | None:
+    found: list[str] = []
+    try:
         return "".join(found) if _collect(tree, found) else None
+    except RecursionError:
+        # Comments in comments: whoever writes the message says so.
+        return None
 
 
 def folded_tree(name: str, tree: Any, text: str, length: int) -> list[str] | None:
-    """The lines of a field of this text that does not fit on one of so many characters.
+    """The lines of a field that does not fit on one of so many characters; ``text`` is that of its
+    tree.
 
     It is broken between addresses or words. None where one of them does not fit on a line either,
-    and where it is not known how the package writes it.
+    where there is no white space to break at or a comma would start a line, since the package parts
+    and encodes there, and where it is not known how the package writes it.
     """
     pieces = _pieces(tree, text)
     if pieces is None:
@@ -59,8 +69,8 @@ def folded_tree(name: str, tree: Any, text: str, length: int) -> list[str] | Non
     for piece in pieces:
         if len(line) + len(piece) <= length:
             line += piece
-        elif piece == "," and line[-1] not in " \t":
-            # It is not parted from its address.
+        elif piece == "," and line[-1] not in " \t" and not tree.as_ew_allowed:
+            # It is not parted from its address; in a list without one it may be encoded.
             line += piece
         elif len(piece) >= length or piece == ",":
             return None

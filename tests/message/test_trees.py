@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from email import policy
+from email.message import EmailMessage
 
 import pytest
 
-from anysmtp._message import _head
-from anysmtp._message._head import folded_object, style_of
+from anysmtp._message import _head, _plain, read_plain
+from anysmtp._message._content import CHUNK
+from anysmtp._message._head import breaks_as_usual, folded_object, style_of
 from anysmtp._message._trees import folded_tree, text_of_tree
 
 
@@ -51,6 +53,7 @@ FIELDS = [
     ("To", "a@x.example,b@x.example,c@x.example,d@x.example"),
     ("To", "aaaaaaa@x.example , bbbbbbbb@x.example , ccccc@x.example"),
     ("To", ", ".join(f"a{'b' * number}@x.example" for number in range(12))),
+    ("To", "gggg:;, hhhhh:;, iii:;"),
     ("Subject", "some words  with  two blanks\tand tabs, and long-ones-as-this-one"),
     ("Subject", " ".join("x" * number for number in range(1, 15))),
     ("References", " ".join(f"<{number}{'y' * number}@x.example>" for number in range(9))),
@@ -83,5 +86,54 @@ def test_where_the_package_breaks_fields_otherwise_it_does_so(
         style_of(policy.default.clone(max_line_length=length), utf8=False) for length in (71, 72)
     )
     assert folded_object("Subject", value, str(value), as_usual) is not None
-    monkeypatch.setattr(_head, "_SAMPLES", (("Subject", "x" * 80),))
+
+    def samples(_: int) -> list[tuple[str, str]]:
+        return [("Subject", "x" * 80)]
+
+    monkeypatch.setattr(_head, "_samples", samples)
     assert folded_object("Subject", value, str(value), otherwise) is None
+
+
+@pytest.mark.parametrize("utf8", [False, True])
+@pytest.mark.parametrize("length", [*range(1, 200), 996, 997, 998, 999, 10_000])
+def test_lines_of_any_usual_length_are_written_here(length: int, utf8: bool) -> None:
+    assert breaks_as_usual(length, utf8=utf8) == (55 <= length <= 998)
+
+
+def test_policies_that_are_alike_are_looked_at_once() -> None:
+    breaks_as_usual.cache_clear()
+    for _ in range(3):
+        message = EmailMessage(policy.SMTP.clone(max_line_length=70))
+        message["Subject"] = "word " * 20
+        message.set_content("x")
+        assert read_plain(message) is not None
+    assert breaks_as_usual.cache_info().misses == 1
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_lines_too_short_for_a_sample_are_the_packages_own_business(length: int) -> None:
+    message = EmailMessage(policy.SMTP.clone(max_line_length=length))
+    message["X"] = "abc"
+    message.set_content("x")
+    assert read_plain(message) is None
+
+
+def test_comments_in_comments_are_left_to_whoever_says_what_is_wrong() -> None:
+    assert text_of_tree(tree_of("a@x " + "(" * 150 + ")" * 150)) is not None
+    assert text_of_tree(tree_of("a@x " + "(" * 300)) is None
+
+
+def test_what_is_too_long_to_be_plain_is_not_folded_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    folded: list[str] = []
+
+    def fold(name: str, *_: object) -> str:
+        folded.append(name)
+        return "x"
+
+    monkeypatch.setattr(_plain, "folded_object", fold)
+    message = EmailMessage(policy.SMTP)
+    for number in range(10):
+        message[f"X-{number}"] = "word " * 6_000
+    message.set_content("x")
+    assert read_plain(message) is None
+    assert len(folded) == CHUNK // 30_000

@@ -17,6 +17,7 @@ import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -31,6 +32,8 @@ from .errors import SMTPConnectError, SMTPException, SMTPServerDisconnected
 
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+# Octets for which asyncio asks the system at each read, into memory of its own.
+_READ_BY_ASYNCIO = 256 * 1024
 # What a stream raises when the network, the peer or another task has ended it.
 STREAM_ERRORS = (
     OSError,
@@ -59,6 +62,9 @@ class Link:
     _sockets: tuple[Any, Any] | None = None
     _tcp: Any = None
     _poll: Any = None
+
+    def __post_init__(self) -> None:
+        keep_memory_for_reads()
 
     def sockets(self) -> tuple[Any, Any]:
         """The TLS object and the socket, where there are such; asked for once."""
@@ -117,6 +123,21 @@ class Link:
             return "[127.0.0.1]"
         host = address[0].partition("%")[0]
         return f"[IPv6:{host}]" if ":" in host else f"[{host}]"
+
+
+@cache
+def keep_memory_for_reads() -> None:
+    """See to it that asyncio's reads do not map memory each; done once in a process.
+
+    For as many octets as it asks for, glibc has the system map memory, and unmap it as soon as the
+    few that came are all that is kept: two page faults and three calls of the system for each read,
+    a fifth of what a short message takes. It does so until a block as large was freed once; then it
+    keeps that much instead (mallopt(3), M_MMAP_THRESHOLD; python/cpython#85451). No page of these
+    is ever touched. Elsewhere nothing comes of it.
+    """
+    # Several at once: there may be room for one or two in memory that is kept already.
+    blocks = [bytes(_READ_BY_ASYNCIO) for _ in range(8)]
+    del blocks
 
 
 async def open_link(endpoint: Endpoint) -> Link:

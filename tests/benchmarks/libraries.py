@@ -16,6 +16,7 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
 import anysmtp
+from anysmtp._connect import keep_memory_for_reads
 
 from .floor import Floor, chunks
 from .sink import HOST
@@ -125,6 +126,8 @@ class _FloorSession:
 
 @asynccontextmanager
 async def _floor_on(task: Task) -> AsyncGenerator[Floor]:
+    # Reads that map memory each are not what the protocol asks for.
+    keep_memory_for_reads()
     tcp = await anyio.connect_tcp(HOST, task.port)
     async with tcp:
         stream: ByteStream = tcp
